@@ -1,0 +1,270 @@
+package edge
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const (
+	continueTime = time.Second // how long an app may think about "Expect: 100-continue"
+	maxInterim   = 8           // 1xx answers before the real one
+)
+
+// exchange sends the request over conn and its answer to the client. It returns false if the connection turned out to
+// be dead and the request can be sent again without a doubt.
+func (x *exchange) exchange(pools *exchanges) bool {
+	c, set := x.conn, x.app.set.Load()
+	send := &sender{x: x, conn: c, pools: pools, set: set}
+	c.budget = maxReplyHeader
+	_ = c.SetDeadline(time.Now().Add(set.firstByte))
+	stop := context.AfterFunc(x.r.Context(), c.abort) // after the deadline, which it replaces
+	n, err := c.Write(x.head)
+	if err == nil {
+		var resp *http.Response
+		if resp, err = x.readHead(send); err == nil {
+			c.budget = -1
+			x.first = time.Since(x.start)
+			send.answering.Store(true)
+			if resp.StatusCode == http.StatusSwitchingProtocols {
+				x.tunnel(resp, stop)
+				return true
+			}
+			whole := x.deliver(resp, send, pools)
+			send.finish()
+			if stop() && whole && send.clean() && !resp.Close && c.r.Buffered() == 0 {
+				x.inst.conns.put(c)
+			} else {
+				c.Close()
+			}
+			return true
+		}
+	}
+	c.Close()
+	stop()
+	gone := x.r.Context().Err() != nil // before the interruption, which net/http may take for the client's end
+	send.interrupt()
+	if !gone && c.reused && !timedOut(err) && (n == 0 || x.repeatable() && c.budget == maxReplyHeader) {
+		return false
+	}
+	x.noAnswer(err, send, gone)
+	return true
+}
+
+func timedOut(err error) bool { return errors.Is(err, os.ErrDeadlineExceeded) }
+
+// noAnswer tells the client that nothing usable came back.
+func (x *exchange) noAnswer(err error, send *sender, gone bool) {
+	x.inst.failed.Add(1)
+	switch {
+	case gone:
+		x.unserved(clientGone)
+	case send.clientErr != nil:
+		x.fault = "request cut off"
+		x.refuse(pageSlowRequest)
+	case timedOut(err):
+		x.fault = "no first byte"
+		x.refuse(pageSlowAnswer)
+	default:
+		x.fault = "no answer"
+		if errors.Is(err, errReplyHeader) {
+			x.fault = "answer header too large"
+		}
+		x.refuse(pageBadAnswer)
+	}
+}
+
+// readHead reads the answer's head and passes interim answers on. It starts sending the body: at once, or when the app
+// agrees to it, if the client asked.
+func (x *exchange) readHead(send *sender) (*http.Response, error) {
+	c := x.conn
+	if x.framing != noBody {
+		if x.expects {
+			_ = c.SetReadDeadline(time.Now().Add(continueTime))
+			if _, err := c.r.Peek(1); timedOut(err) && x.r.Context().Err() == nil {
+				send.start()
+			} else {
+				_ = c.SetReadDeadline(time.Now().Add(send.set.firstByte))
+			}
+		} else {
+			send.start()
+		}
+	}
+	for range maxInterim {
+		resp, err := http.ReadResponse(c.r, x.r)
+		if err != nil {
+			return nil, err
+		}
+		switch {
+		case resp.StatusCode == http.StatusContinue:
+			if x.expects {
+				send.start()
+			}
+		case resp.StatusCode == http.StatusEarlyHints:
+			x.earlyHints(resp.Header)
+		case resp.StatusCode == http.StatusSwitchingProtocols && x.upgrade && hasToken(resp.Header["Upgrade"], "websocket"):
+			return resp, nil
+		case resp.StatusCode >= 200:
+			return resp, nil
+		case resp.StatusCode < 102:
+			return nil, errors.New("the answer has an impossible status")
+		}
+		c.budget = maxReplyHeader - 1 // a byte of answer was there: nothing is repeated any more
+	}
+	return nil, errors.New("the answer has too many interim answers")
+}
+
+// earlyHints passes a 103 on, of which only links make sense.
+func (x *exchange) earlyHints(from http.Header) {
+	links := from["Link"]
+	if links == nil || !x.r.ProtoAtLeast(1, 1) {
+		return
+	}
+	h := x.w.Header()
+	h["Link"] = links
+	x.w.WriteHeader(http.StatusEarlyHints)
+	delete(h, "Link")
+}
+
+// deliver sends the answer to the client. It returns whether the instance's part was read to its end, so that the
+// connection stands before the next answer.
+func (x *exchange) deliver(resp *http.Response, send *sender, pools *exchanges) bool {
+	x.status = resp.StatusCode
+	h := x.w.Header()
+	x.copyHeader(h, resp)
+	if x.r.ProtoMajor == 1 && x.bodyOutstanding(send) {
+		h["Connection"] = []string{"close"}
+	}
+	x.w.WriteHeader(resp.StatusCode)
+	if x.r.Method == "HEAD" || resp.ContentLength == 0 || resp.StatusCode == 204 || resp.StatusCode == 304 {
+		return true
+	}
+	// The common case: all of it has come with the head.
+	if n := resp.ContentLength; n > 0 && n <= int64(x.conn.r.Buffered()) {
+		body, _ := x.conn.r.Peek(int(n))
+		k, err := x.w.Write(body)
+		x.out = int64(k)
+		if err != nil {
+			x.fault, x.aborted = "client gone", true
+			return false
+		}
+		_, _ = x.conn.r.Discard(int(n))
+		return true
+	}
+	return x.stream(resp, send, pools)
+}
+
+// bodyOutstanding says that some of the request's body has not been read from the client.
+func (x *exchange) bodyOutstanding(send *sender) bool {
+	return x.framing != noBody && !send.clean()
+}
+
+// stream copies the answer's body, piece by piece as it comes.
+func (x *exchange) stream(resp *http.Response, send *sender, pools *exchanges) bool {
+	buf := pools.buffers.Get().(*[]byte)
+	defer pools.buffers.Put(buf)
+	rc := http.NewResponseController(x.w)
+	// With a length given, the last piece is flushed with the answer's end; without one, nobody knows when that is.
+	live := resp.ContentLength < 0 || strings.HasPrefix(resp.Header.Get("Content-Type"), "text/event-stream")
+	slow := x.r.ProtoMajor == 2 // over HTTP/1.1 the socket's own time-out watches the client
+	for {
+		if x.conn.r.Buffered() == 0 {
+			_ = x.conn.SetReadDeadline(time.Now().Add(send.set.pause))
+			if x.r.Context().Err() != nil { // the abort may have come before the deadline
+				x.conn.abort()
+			}
+		}
+		n, err := resp.Body.Read(*buf)
+		if n > 0 {
+			if slow {
+				_ = rc.SetWriteDeadline(time.Now().Add(clientStallTime))
+			}
+			k, werr := x.w.Write((*buf)[:n])
+			x.out += int64(k)
+			if werr == nil && live && err == nil && x.conn.r.Buffered() == 0 {
+				werr = rc.Flush()
+			}
+			if werr != nil {
+				x.fault, x.aborted = "client gone", true
+				return false
+			}
+		}
+		if err == io.EOF {
+			x.copyTrailer(resp)
+			return true
+		}
+		if err != nil {
+			x.inst.failed.Add(1)
+			x.fault, x.aborted = "answer broke off", true
+			if x.r.Context().Err() != nil {
+				x.fault = "client gone"
+			}
+			return false
+		}
+	}
+}
+
+// copyHeader writes the answer's header: the app's, without what is about its connection or tells what it runs on,
+// with the security headers that it did not set itself.
+func (x *exchange) copyHeader(h http.Header, resp *http.Response) {
+	gone := connectionTokens(resp.Header)
+	for k, v := range resp.Header {
+		switch k {
+		case "Connection", "Keep-Alive", "Proxy-Connection", "Proxy-Authenticate", "Te", "Trailer", "Transfer-Encoding", "Upgrade",
+			"Server", "X-Powered-By", "X-Aspnet-Version", "X-Aspnetmvc-Version", "X-Request-Id", "Alt-Svc":
+			continue
+		}
+		if gone != nil && containsFold(gone, k) {
+			continue
+		}
+		h[k] = v
+	}
+	x.e.headers.addTo(h)
+	h["X-Request-Id"] = []string{x.id}
+	if _, typed := h["Content-Type"]; !typed {
+		h["Content-Type"] = nil // net/http would guess one
+	}
+	if resp.ContentLength >= 0 && x.r.Method != "HEAD" && resp.StatusCode != 204 && resp.StatusCode != 304 && h["Content-Length"] == nil {
+		h["Content-Length"] = []string{strconv.FormatInt(resp.ContentLength, 10)}
+	}
+	for k := range resp.Trailer {
+		if trailerAllowed(k) {
+			h["Trailer"] = append(h["Trailer"], k)
+		}
+	}
+}
+
+// copyTrailer adds what came behind the body. Fields that were not announced need a prefix for net/http to see them.
+func (x *exchange) copyTrailer(resp *http.Response) {
+	if len(resp.Trailer) == 0 {
+		return
+	}
+	h := x.w.Header()
+	announced := map[string]bool{}
+	for _, k := range h["Trailer"] {
+		announced[k] = true
+	}
+	for k, v := range resp.Trailer {
+		switch {
+		case !trailerAllowed(k):
+		case announced[k]:
+			h[k] = v
+		default:
+			h[http.TrailerPrefix+k] = v
+		}
+	}
+}
+
+func containsFold(list []string, s string) bool {
+	for _, v := range list {
+		if strings.EqualFold(v, s) {
+			return true
+		}
+	}
+	return false
+}

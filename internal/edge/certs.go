@@ -1,0 +1,192 @@
+package edge
+
+import (
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/bulwark-paas/bulwark"
+	"github.com/bulwark-paas/bulwark/internal/fdpass"
+)
+
+// cert is a certificate as TLS uses it, with the names it is served for.
+type cert struct {
+	tls.Certificate
+	names    map[string]struct{}
+	wildcard string // serves every name one label below it; empty: none
+}
+
+// covers says whether the certificate is good for host.
+func (c *cert) covers(host string) bool {
+	if _, ok := c.names[host]; ok {
+		return true
+	}
+	_, above, ok := strings.Cut(host, ".")
+	return ok && c.wildcard != "" && above == c.wildcard
+}
+
+// certSet is one version of all certificates. It is immutable.
+type certSet struct {
+	exact     map[string]*cert
+	wildcards map[string]*cert
+}
+
+// find returns the certificate for a name: by its exact name, then by a wildcard one level up.
+func (s *certSet) find(name string) *cert {
+	if c := s.exact[name]; c != nil {
+		return c
+	}
+	if _, above, ok := strings.Cut(name, "."); ok {
+		return s.wildcards[above]
+	}
+	return nil
+}
+
+// certStore holds the current certificates.
+type certStore struct {
+	current atomic.Pointer[certSet]
+
+	mu     sync.Mutex // one replacement at a time
+	serial uint64     // of what the supervisor holds
+}
+
+func newCertStore() *certStore {
+	s := &certStore{}
+	s.current.Store(&certSet{})
+	return s
+}
+
+// storedCerts is what is kept over a restart.
+type storedCerts struct {
+	Serial       uint64                `json:"serial"`
+	Certificates []bulwark.Certificate `json:"certificates"`
+}
+
+func decodeStoredCerts(b []byte) (storedCerts, error) {
+	var s storedCerts
+	err := fdpass.Decode(b, &s)
+	return s, err
+}
+
+func decodeCerts(b []byte) ([]bulwark.Certificate, error) {
+	var list []bulwark.Certificate
+	if err := fdpass.Decode(b, &list); err != nil {
+		return nil, err
+	}
+	return list, nil
+}
+
+// replace puts list in the place of all certificates, or changes nothing.
+func (s *certStore) replace(list []bulwark.Certificate) error {
+	set, err := newCertSet(list)
+	if err == nil {
+		s.current.Store(set)
+	}
+	return err
+}
+
+func newCertSet(list []bulwark.Certificate) (*certSet, error) {
+	set := &certSet{exact: map[string]*cert{}, wildcards: map[string]*cert{}}
+	for _, c := range list {
+		pair, err := tls.X509KeyPair(c.Chain, c.Key)
+		name := "without a name"
+		if len(c.Names) > 0 {
+			name = "of " + string(c.Names[0])
+		}
+		if err != nil {
+			return nil, bulwark.Fail(bulwark.KindInvalid, fmt.Sprintf("The certificate %s cannot be used.", name), "Send chain and key as PEM.", err)
+		}
+		made := &cert{Certificate: pair, names: make(map[string]struct{}, len(c.Names)), wildcard: string(c.Wildcard)}
+		for _, n := range c.Names {
+			if err := pair.Leaf.VerifyHostname(string(n)); err != nil {
+				return nil, bulwark.Fail(bulwark.KindInvalid, fmt.Sprintf("The certificate is not made for the name %s.", n), "", err)
+			}
+			made.names[string(n)] = struct{}{}
+			set.exact[string(n)] = made
+		}
+		if c.Wildcard != "" {
+			if err := pair.Leaf.VerifyHostname("a." + string(c.Wildcard)); err != nil {
+				return nil, bulwark.Fail(bulwark.KindInvalid, fmt.Sprintf("The certificate is not made for *.%s.", c.Wildcard), "", err)
+			}
+			set.wildcards[string(c.Wildcard)] = made
+		}
+	}
+	return set, nil
+}
+
+// forHello is tls.Config.GetCertificate. Without a certificate for the name it returns nothing at all, which crypto/tls
+// answers with the alert unrecognized_name; an error of ours would become internal_error.
+func (s *certStore) forHello(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+	c := s.current.Load().find(strings.ToLower(hello.ServerName))
+	if c == nil {
+		return nil, nil
+	}
+	return &c.Certificate, nil
+}
+
+// directs says whether a connection that was made for the name sni may carry requests for host.
+func (s *certStore) directs(sni, host string) bool {
+	if sni == host {
+		return true
+	}
+	c := s.current.Load().find(strings.ToLower(sni))
+	return c != nil && c.covers(host)
+}
+
+// tlsConfig is the policy "intermediate" of 2026: TLS 1.2 and 1.3, forward secrecy and authenticated encryption only.
+//
+// There are no session tickets: crypto/tls promises clients seven days and cannot be told less, and a full handshake
+// with a P-256 key costs a fraction of a millisecond. So nothing that is kept anywhere opens a recorded connection.
+func (s *certStore) tlsConfig() *tls.Config {
+	return &tls.Config{
+		GetCertificate: s.forHello,
+		MinVersion:     tls.VersionTLS12,
+		CipherSuites: []uint16{
+			tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+			tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+			tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256, tls.TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+		},
+		CurvePreferences:       []tls.CurveID{tls.X25519MLKEM768, tls.X25519, tls.CurveP256, tls.CurveP384},
+		SessionTicketsDisabled: true,
+		NextProtos:             []string{"h2", "http/1.1"},
+	}
+}
+
+// certsServer is the node's way to hand over certificates.
+func (e *edge) certsServer() *http.Server {
+	mux := http.NewServeMux()
+	mux.HandleFunc("PUT /certificates", func(w http.ResponseWriter, r *http.Request) { answer(w, e.putCertificates(r)) })
+	return privateServer(mux, e.cfg.Logger)
+}
+
+func (e *edge) putCertificates(r *http.Request) error {
+	b, err := readBody(r)
+	if err != nil {
+		return err
+	}
+	list, err := decodeCerts(b)
+	if err != nil {
+		return err
+	}
+	set, err := newCertSet(list)
+	if err != nil {
+		return err
+	}
+	e.certs.mu.Lock()
+	defer e.certs.mu.Unlock()
+	stored, err := json.Marshal(storedCerts{Serial: e.certs.serial + 1, Certificates: list})
+	if err != nil {
+		return errors.Join(errors.New("encode certificates"), err)
+	}
+	if err := e.store.keep("certs", stored); err != nil {
+		return err
+	}
+	e.certs.serial++
+	e.certs.current.Store(set)
+	return nil
+}

@@ -1,0 +1,209 @@
+// Package edge is the HTTPS edge: it ends TLS, decides by host name which instance a request goes to, and forwards it
+// over sockets that dial made. It promises: it creates no socket and opens no file, all it uses was handed to it or
+// connected to it; it keeps serving the last good table when everything else is away; it never takes the last
+// instances from an app by mistake; what reaches an app is one well-formed request, written anew from what a strict
+// parser understood, never the client's bytes; a request is sent twice only if nothing of it was sent before or if
+// repeating it is harmless by the HTTP standard; a client's idea of its own address is not passed on.
+//
+// An attacker who owned it could read and alter the traffic that passes, hold the TLS keys in memory, and ask dial for
+// connections to web instances by host names that they claimed. It could reach nothing else: see Harden.
+package edge
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/bulwark-paas/bulwark"
+)
+
+// Keeper keeps descriptors over a restart; *fdpass.Notifier is one.
+type Keeper interface {
+	// NotifyStore hands f over under name; f stays the caller's.
+	NotifyStore(name string, f *os.File) error
+	// NotifyRemove forgets what is held under name.
+	NotifyRemove(name string) error
+	// Notify tells the supervisor a state, such as READY=1.
+	Notify(state string) error
+}
+
+// Config is what Run gets from the supervisor. Run owns the listeners and the restored files.
+type Config struct {
+	HTTPS   net.Listener      // TLS is spoken here
+	HTTP    net.Listener      // redirects to HTTPS
+	Control *net.UnixListener // stream; the server, or root
+	Certs   *net.UnixListener // stream; the node
+	Dial    *net.UnixListener // packets; dial connects here
+
+	ServerUID, NodeUID, DialUID uint32 // who may connect to them
+
+	// Restored is what the supervisor gave back from its store, by name ("table…", "certs…"); others are ignored.
+	Restored map[string][]*os.File
+	// Keeper keeps table and certificates over a restart; nil: they are lost.
+	Keeper Keeper
+	// AccessLog gets one JSON line a request; nil: none.
+	AccessLog io.Writer
+	// Logger is for the operator; default: nothing is logged.
+	Logger *slog.Logger
+	// Grace is how long requests may go on when ctx ends; default 30 s.
+	Grace time.Duration
+}
+
+func (c *Config) complete() error {
+	if c.HTTPS == nil || c.HTTP == nil || c.Control == nil || c.Certs == nil || c.Dial == nil {
+		return bulwark.Fail(bulwark.KindInvalid, "The edge needs the listeners https, http, control, certs and dial.", "Start it by the supervisor.", nil)
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Grace == 0 {
+		c.Grace = 30 * time.Second
+	}
+	return nil
+}
+
+// Limits of what one client and one request may take.
+const (
+	maxHeaderBytes  = 32 << 10
+	maxHeaderFields = 100
+	readHeaderTime  = 10 * time.Second
+	keepAliveTime   = 75 * time.Second
+	clientStallTime = 60 * time.Second // no byte moved to or from a client
+)
+
+// edge is one running edge.
+type edge struct {
+	cfg      Config
+	tables   *tables
+	certs    *certStore
+	dialer   *dialer
+	log      *accessLog
+	store    *store
+	headers  defaultHeaders
+	requests atomic.Uint64
+	upgraded sync.WaitGroup // hijacked connections, which http.Server does not count
+	closing  context.Context
+}
+
+// Run serves until ctx ends, lets the requests that are under way finish, and returns nil then.
+func Run(ctx context.Context, cfg Config) error {
+	if err := cfg.complete(); err != nil {
+		return err
+	}
+	// What outlives ctx: requests under way still need dial, and their lines the log.
+	inner, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	e := &edge{cfg: cfg, dialer: newDialer(cfg.Logger), log: newAccessLog(cfg.AccessLog), headers: newDefaultHeaders(),
+		store: newStore(cfg.Keeper), closing: inner}
+	e.tables = newTables(e.dialer)
+	e.certs = newCertStore()
+	e.restore()
+
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	wg.Go(func() { e.log.run(inner) })
+	wg.Go(func() { e.tables.sweep(inner) })
+	wg.Go(func() { e.dialer.accept(inner, cfg.Dial, cfg.DialUID) })
+	prepare(cfg.HTTPS)
+	prepare(cfg.HTTP)
+	servers := []*serving{
+		{e.httpsServer(), cfg.HTTPS, true}, {e.redirectServer(), cfg.HTTP, false},
+		{e.controlServer(), &guarded{cfg.Control, []uint32{cfg.ServerUID, 0}, cfg.Logger}, false},
+		{e.certsServer(), &guarded{cfg.Certs, []uint32{cfg.NodeUID, 0}, cfg.Logger}, false},
+	}
+	failed := make(chan error, len(servers))
+	for _, s := range servers {
+		wg.Go(func() { failed <- s.run() })
+	}
+	if cfg.Keeper != nil {
+		if err := cfg.Keeper.Notify("READY=1"); err != nil {
+			cfg.Logger.Error("cannot tell the supervisor", "error", err)
+		}
+	}
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+	}
+	e.leave(servers, cancel)
+	return err
+}
+
+// serving is a server with its listener.
+type serving struct {
+	server   *http.Server
+	listener net.Listener
+	tls      bool
+}
+
+func (s *serving) run() error {
+	var err error
+	if s.tls {
+		err = s.server.ServeTLS(s.listener, "", "")
+	} else {
+		err = s.server.Serve(s.listener)
+	}
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return bulwark.Fail(bulwark.KindInternal, "The edge cannot accept connections any more.", "", err)
+}
+
+// leave ends gracefully: the listeners first (the supervisor's copies stay open, a successor accepts on them), then
+// dial is told to look for the successor, then requests finish.
+func (e *edge) leave(servers []*serving, cancel context.CancelFunc) {
+	for _, s := range servers {
+		s.listener.Close()
+	}
+	e.cfg.Dial.Close()
+	e.dialer.leave()
+	ctx, done := context.WithTimeout(context.Background(), e.cfg.Grace)
+	defer done()
+	var wg sync.WaitGroup
+	for _, s := range servers {
+		wg.Go(func() {
+			if s.server.Shutdown(ctx) != nil {
+				s.server.Close()
+			}
+		})
+	}
+	wg.Wait()
+	ended := make(chan struct{})
+	go func() { e.upgraded.Wait(); close(ended) }()
+	select {
+	case <-ended:
+	case <-ctx.Done():
+	}
+	cancel() // closes what was upgraded and stays
+	<-ended
+	e.tables.close()
+}
+
+// restore takes back what a predecessor stored. What cannot be read is left out with a line in the log: serving some
+// is better than serving none.
+func (e *edge) restore() {
+	if t, name, ok := newest(e.cfg.Restored, "table", decodeTable, func(t bulwark.Table) uint64 { return t.Generation }, e.cfg.Logger); ok {
+		e.store.last["table"] = name
+		e.tables.install(t)
+	}
+	if c, name, ok := newest(e.cfg.Restored, "certs", decodeStoredCerts, func(c storedCerts) uint64 { return c.Serial }, e.cfg.Logger); ok {
+		e.store.last["certs"] = name
+		if err := e.certs.replace(c.Certificates); err != nil {
+			e.cfg.Logger.Error("cannot use the stored certificates", "error", err)
+		}
+		e.certs.serial = c.Serial
+	}
+	for _, files := range e.cfg.Restored {
+		for _, f := range files {
+			f.Close()
+		}
+	}
+}

@@ -1,0 +1,128 @@
+// Package edgecontrol is how the server and the node talk to the edge: a client of its control and certificates
+// sockets. It promises that an error says what the edge said, as a *bulwark.Error. It holds no secret and decides
+// nothing; an attacker who owned a caller could do what that caller may ask of the edge.
+package edgecontrol
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/bulwark-paas/bulwark"
+)
+
+// Client talks to one socket of the edge. Its methods may be called by several goroutines.
+type Client struct{ http *http.Client }
+
+// New returns a client of the unix socket at path: the control socket for all methods but PutCertificates, which is
+// served on the certificates socket only. It connects when it is used, and again after the edge restarted.
+func New(path string) *Client {
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", path)
+	}
+	return &Client{http: &http.Client{Transport: &http.Transport{DialContext: dial, DisableCompression: true, MaxIdleConns: 4,
+		IdleConnTimeout: 30 * time.Second}}}
+}
+
+// Close closes idle connections.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// Table returns the table in force.
+func (c *Client) Table(ctx context.Context) (bulwark.Table, error) {
+	var t bulwark.Table
+	err := c.do(ctx, "GET", "/table", nil, nil, &t)
+	return t, err
+}
+
+// PutTable replaces the table. KindConflict means that its generation is not higher than the one in force, or that it
+// would take the last instance from an app that stays and is not among force.
+func (c *Client) PutTable(ctx context.Context, t bulwark.Table, force ...bulwark.AppID) error {
+	h := http.Header{}
+	if len(force) > 0 {
+		ids := make([]string, len(force))
+		for i, id := range force {
+			ids[i] = string(id)
+		}
+		h.Set("Bulwark-Force", strings.Join(ids, ","))
+	}
+	return c.do(ctx, "PUT", "/table", h, t, nil)
+}
+
+// PatchTable changes the table. KindConflict means, besides PutTable's reasons, that the edge has another base: send
+// the whole table then.
+func (c *Client) PatchTable(ctx context.Context, p bulwark.TablePatch) error {
+	return c.do(ctx, "PATCH", "/table", nil, p, nil)
+}
+
+// Drain waits until an instance that has left the table has no request any more, or for timeout, and returns how many
+// are left.
+func (c *Client) Drain(ctx context.Context, id bulwark.InstanceID, timeout time.Duration) (int, error) {
+	var d bulwark.Drained
+	err := c.do(ctx, "POST", "/drain", nil, bulwark.Drain{Instance: id, Timeout: bulwark.Duration(timeout)}, &d)
+	return d.Left, err
+}
+
+// Stats returns the edge's counters.
+func (c *Client) Stats(ctx context.Context) (bulwark.EdgeStats, error) {
+	var s bulwark.EdgeStats
+	err := c.do(ctx, "GET", "/stats", nil, nil, &s)
+	return s, err
+}
+
+// PutCertificates replaces all certificates.
+func (c *Client) PutCertificates(ctx context.Context, list []bulwark.Certificate) error {
+	if list == nil {
+		list = []bulwark.Certificate{}
+	}
+	return c.do(ctx, "PUT", "/certificates", nil, list, nil)
+}
+
+// maxAnswer bounds what is read of an answer.
+const maxAnswer = 64 << 20
+
+func (c *Client) do(ctx context.Context, method, path string, h http.Header, in, out any) error {
+	var body io.Reader
+	if in != nil {
+		b, err := json.Marshal(in)
+		if err != nil {
+			return err
+		}
+		body = bytes.NewReader(b)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://edge"+path, body)
+	if err != nil {
+		return err
+	}
+	for k, v := range h {
+		req.Header[k] = v
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return bulwark.Fail(bulwark.KindUnavailable, "The edge cannot be reached.", "Try again when it has started.", err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	if err != nil {
+		return bulwark.Fail(bulwark.KindUnavailable, "The edge broke off its answer.", "Try again.", err)
+	}
+	if resp.StatusCode >= 400 {
+		e := &bulwark.Error{}
+		if json.Unmarshal(b, e) != nil || e.Kind == "" {
+			return bulwark.Failf(bulwark.KindInternal, "The edge answered with status %d.", resp.StatusCode)
+		}
+		return e
+	}
+	if out == nil {
+		return nil
+	}
+	if err := json.Unmarshal(b, out); err != nil {
+		return bulwark.Fail(bulwark.KindInternal, "The edge's answer cannot be read.", "Let server and edge be of the same version.", err)
+	}
+	return nil
+}

@@ -1,0 +1,95 @@
+package edge
+
+import (
+	"net/http"
+	"strconv"
+)
+
+// page is an answer of the edge's own.
+type page struct {
+	status     int
+	title      string
+	text       string
+	retryAfter string // seconds; empty: no use
+}
+
+// The answers of the edge. None tells anything about an app but its being there or not.
+var (
+	pageBadRequest  = page{400, "This request cannot be understood", "The address or a header of the request is not well formed.", ""}
+	pageNoRoute     = page{404, "There is nothing here", "No app answers for this name.", ""}
+	pageMethod      = page{405, "This method is not served", "Use another method.", ""}
+	pageSlowRequest = page{408, "The request did not arrive", "It was cut off or took too long.", ""}
+	pageMisdirected = page{421, "Wrong connection", "This connection was made for another name. Open a new one.", ""}
+	pageHeaders     = page{431, "Too many headers", "The request has more header fields than are served.", ""}
+	pageBadAnswer   = page{502, "The app gave no proper answer", "Its operators can see why in their log.", ""}
+	pageNoInstance  = page{503, "The app is not running", "It may be back in a moment.", "5"}
+	pageBusy        = page{503, "The app is busy", "Too many requests wait for it. Try again in a moment.", "1"}
+	pageSlowAnswer  = page{504, "The app took too long", "It did not begin to answer in time.", ""}
+)
+
+// ownPolicy is the content security policy of pages of ours: they need nothing but their own style.
+const ownPolicy = "default-src 'none'; style-src 'sha256-dtNUSHdpBYhqlPmXU55D4LpaqgzDMRJtUNAfE+tY1h4='; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+
+const pageStyle = "body{font:16px/1.5 system-ui,sans-serif;max-width:36em;margin:15vh auto;padding:0 1em;color:#222;background:#fff}"
+
+// html renders p. All of it is constant but the request's id, which is hexadecimal.
+func (p page) html(id string) []byte {
+	b := make([]byte, 0, 600)
+	b = append(b, `<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>`...)
+	b = append(b, p.title...)
+	b = append(append(append(b, `</title><style>`...), pageStyle...), `</style><h1>`...)
+	b = append(b, p.title...)
+	b = append(append(append(b, `</h1><p>`...), p.text...), `</p><p><small>`...)
+	b = strconv.AppendInt(b, int64(p.status), 10)
+	if id != "" {
+		b = append(append(b, ` · `...), id...)
+	}
+	return append(b, `</small></p></html>`...)
+}
+
+// write answers with p.
+func (p page) write(w http.ResponseWriter, d *defaultHeaders, id string) int {
+	body := p.html(id)
+	h := w.Header()
+	clear(h)
+	d.addTo(h)
+	h["Content-Security-Policy"] = d.ownPolicy
+	h["X-Frame-Options"] = d.deny
+	h["Cache-Control"] = d.noStore
+	h["Content-Type"] = d.html
+	h["Content-Length"] = []string{strconv.Itoa(len(body))}
+	if id != "" {
+		h["X-Request-Id"] = []string{id}
+	}
+	if p.retryAfter != "" {
+		h["Retry-After"] = []string{p.retryAfter}
+	}
+	w.WriteHeader(p.status)
+	n, _ := w.Write(body) // a client that is gone needs no page
+	return n
+}
+
+// defaultHeaders are the security headers, as the slices that a header map holds, made once.
+type defaultHeaders struct {
+	names                          [5]string
+	values                         [5][]string
+	ownPolicy, deny, noStore, html []string
+}
+
+func newDefaultHeaders() defaultHeaders {
+	return defaultHeaders{
+		names: [5]string{"Strict-Transport-Security", "X-Content-Type-Options", "X-Frame-Options", "Referrer-Policy", "Permissions-Policy"},
+		values: [5][]string{{"max-age=63072000; includeSubDomains"}, {"nosniff"}, {"SAMEORIGIN"}, {"strict-origin-when-cross-origin"},
+			{"camera=(), microphone=(), geolocation=(), payment=(), usb=()"}},
+		ownPolicy: []string{ownPolicy}, deny: []string{"DENY"}, noStore: []string{"no-store"}, html: []string{"text/html; charset=utf-8"},
+	}
+}
+
+// addTo sets what h does not have.
+func (d *defaultHeaders) addTo(h http.Header) {
+	for i, name := range d.names {
+		if _, set := h[name]; !set {
+			h[name] = d.values[i]
+		}
+	}
+}

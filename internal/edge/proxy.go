@@ -1,0 +1,205 @@
+package edge
+
+import (
+	"encoding/binary"
+	"encoding/hex"
+	"math/rand/v2"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/bulwark-paas/bulwark"
+)
+
+// exchange is one request and its answer.
+type exchange struct {
+	e *edge
+	w http.ResponseWriter
+	r *http.Request
+
+	id, client, target, port string
+	host                     bulwark.HostName
+	framing                  framing
+	upgrade                  bool // the client asks for WebSocket
+	expects                  bool // the client waits for 100 Continue before it sends the body
+
+	app  *app
+	inst *instance
+	conn *upConn
+
+	start         time.Time
+	queued, first time.Duration // waiting for an instance; until the answer began
+	status        int
+	in            atomic.Int64 // bytes of the request's body; the sender may be another goroutine
+	out           int64        // bytes of the answer's body
+	fault         string       // for the access log
+	aborted       bool         // the answer broke off: the client must see that
+
+	head []byte // the request's head, with a small body behind it
+}
+
+// exchanges keeps what each request needs, so that it is not allocated anew.
+type exchanges struct {
+	states, buffers, lines sync.Pool
+}
+
+const copySize = 32 << 10
+
+func newExchanges() *exchanges {
+	return &exchanges{
+		states:  sync.Pool{New: func() any { return &exchange{head: make([]byte, 0, 4096)} }},
+		buffers: sync.Pool{New: func() any { b := make([]byte, copySize); return &b }},
+		lines:   sync.Pool{New: func() any { b := make([]byte, 0, 1024); return &b }},
+	}
+}
+
+// httpsServer is the server in front.
+func (e *edge) httpsServer() *http.Server {
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(true)
+	return &http.Server{
+		Handler: &proxy{edge: e, pools: newExchanges()}, TLSConfig: e.certs.tlsConfig(), Protocols: protocols,
+		ReadHeaderTimeout: readHeaderTime, IdleTimeout: keepAliveTime, MaxHeaderBytes: maxHeaderBytes,
+		ErrorLog: errorLog(e.cfg.Logger), DisableGeneralOptionsHandler: true,
+		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 250, MaxReadFrameSize: 16384, SendPingTimeout: clientStallTime,
+			PingTimeout: 15 * time.Second, WriteByteTimeout: clientStallTime},
+	}
+}
+
+// proxy forwards requests.
+type proxy struct {
+	edge  *edge
+	pools *exchanges
+}
+
+// ServeHTTP does one request.
+func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	x := p.pools.states.Get().(*exchange)
+	*x = exchange{e: p.edge, w: w, r: r, start: time.Now(), head: x.head[:0]}
+	x.id = newRequestID()
+	x.client = addressOf(r.RemoteAddr)
+	p.edge.requests.Add(1)
+	if refusal := x.check(); refusal != nil {
+		x.refuse(*refusal)
+	} else {
+		x.forward(p.pools)
+	}
+	if x.app != nil {
+		x.app.count(x.status)
+	}
+	p.log(x)
+	aborted := x.aborted
+	head := x.head
+	*x = exchange{head: head}
+	p.pools.states.Put(x)
+	if aborted {
+		panic(http.ErrAbortHandler) // the documented way to break the connection off without a clean end
+	}
+}
+
+func (p *proxy) log(x *exchange) {
+	if p.edge.log.out == nil {
+		return
+	}
+	line := p.pools.lines.Get().(*[]byte)
+	*line = x.appendLine((*line)[:0], time.Now())
+	p.edge.log.add(*line)
+	p.pools.lines.Put(line)
+}
+
+// check reads what routes the request, and refuses what cannot be passed on in one reading.
+func (x *exchange) check() *page {
+	r := x.r
+	if r.Method == http.MethodConnect || r.Method == http.MethodTrace || !plainMethod(r.Method) {
+		return &pageMethod
+	}
+	var ok bool
+	if x.host, x.port, ok = hostOf(r.Host); !ok {
+		return &pageBadRequest
+	}
+	if x.target, ok = target(r); !ok {
+		return &pageBadRequest
+	}
+	if r.TLS == nil || !x.e.certs.directs(r.TLS.ServerName, string(x.host)) {
+		return &pageMisdirected
+	}
+	fields := 0
+	for _, v := range r.Header {
+		fields += len(v)
+	}
+	if fields > maxHeaderFields {
+		return &pageHeaders
+	}
+	if x.app = x.e.tables.route(x.host); x.app == nil {
+		return &pageNoRoute
+	}
+	x.framing = framingOf(r)
+	x.upgrade = r.Header["Upgrade"] != nil && wantsWebSocket(r)
+	x.expects = x.framing != noBody && r.ProtoMajor == 1 && r.Header["Expect"] != nil && hasToken(r.Header["Expect"], "100-continue")
+	return nil
+}
+
+// plainMethod says that m looks like a method: capitals and "-". HTTP allows nearly anything there, of which no app has
+// a use and some servers have an opinion.
+func plainMethod(m string) bool {
+	for i := range len(m) {
+		if c := m[i]; !(c >= 'A' && c <= 'Z' || c == '-') {
+			return false
+		}
+	}
+	return len(m) <= 32
+}
+
+// refuse answers with a page of the edge. On HTTP/1.1 the connection ends if a body is still to come: what is left of
+// it must never be read as the next request.
+func (x *exchange) refuse(p page) {
+	x.status = p.status
+	d := &x.e.headers
+	if x.r.ProtoMajor == 1 && framingOf(x.r) != noBody {
+		x.out = int64(p.write(closing{x.w}, d, x.id))
+		return
+	}
+	x.out = int64(p.write(x.w, d, x.id))
+}
+
+// closing ends the connection after the answer.
+type closing struct{ http.ResponseWriter }
+
+// WriteHeader adds the header that makes net/http close the connection.
+func (c closing) WriteHeader(status int) {
+	c.Header()["Connection"] = []string{"close"}
+	c.ResponseWriter.WriteHeader(status)
+}
+
+// path is the target without its query, which may hold secrets.
+func (x *exchange) path() string {
+	t := x.target
+	if t == "" {
+		t = x.r.RequestURI // refused for it
+	}
+	path, _, _ := strings.Cut(t, "?")
+	return path
+}
+
+// newRequestID makes 128 random bits. They name a request and protect nothing, so the runtime's generator will do.
+func newRequestID() string {
+	var b [16]byte
+	binary.LittleEndian.PutUint64(b[:8], rand.Uint64())
+	binary.LittleEndian.PutUint64(b[8:], rand.Uint64())
+	var h [32]byte
+	hex.Encode(h[:], b[:])
+	return string(h[:])
+}
+
+// addressOf is the host part of net/http's RemoteAddr.
+func addressOf(remote string) string {
+	if i := strings.LastIndexByte(remote, ':'); i >= 0 {
+		remote = remote[:i]
+	}
+	remote = strings.TrimSuffix(strings.TrimPrefix(remote, "["), "]")
+	remote, _, _ = strings.Cut(remote, "%")
+	return remote
+}

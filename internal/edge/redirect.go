@@ -1,0 +1,39 @@
+package edge
+
+import (
+	"net/http"
+
+	"github.com/bulwark-paas/bulwark"
+)
+
+// redirectServer answers on the plain port: it sends every known host to HTTPS and forwards nothing.
+func (e *edge) redirectServer() *http.Server {
+	return &http.Server{Handler: http.HandlerFunc(e.redirect), ReadHeaderTimeout: readHeaderTime, ReadTimeout: readHeaderTime,
+		WriteTimeout: readHeaderTime, IdleTimeout: keepAliveTime, MaxHeaderBytes: maxHeaderBytes, ErrorLog: errorLog(e.cfg.Logger)}
+}
+
+// redirect answers one request. Hosts without a route get no redirect: the edge leads nobody to a place it does not
+// serve.
+func (e *edge) redirect(w http.ResponseWriter, r *http.Request) {
+	w.Header()["Connection"] = []string{"close"} // the client goes elsewhere now
+	host, _, ok := hostOf(r.Host)
+	path, clean := target(r)
+	if !ok || !clean {
+		pageBadRequest.write(w, &e.headers, "")
+		return
+	}
+	if e.tables.route(bulwark.HostName(host)) == nil {
+		pageNoRoute.write(w, &e.headers, "")
+		return
+	}
+	h := w.Header()
+	e.headers.addTo(h)
+	delete(h, "Strict-Transport-Security") // means nothing here, and must not be sent, by RFC 6797
+	h["Content-Length"] = []string{"0"}
+	h["Location"] = []string{"https://" + string(host) + path}
+	status := http.StatusPermanentRedirect // keeps method and body
+	if r.Method == "GET" || r.Method == "HEAD" {
+		status = http.StatusMovedPermanently
+	}
+	w.WriteHeader(status)
+}

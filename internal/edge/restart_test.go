@@ -1,0 +1,169 @@
+package edge
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/bulwark-paas/bulwark"
+	"github.com/bulwark-paas/bulwark/internal/fdpass"
+)
+
+// successor starts another edge on the rig's sockets with what the store holds.
+func (r *rig) successor() (stop func()) {
+	r.t.Helper()
+	cfg := r.parts.config(r.t)
+	cfg.Restored, cfg.Keeper, cfg.AccessLog, cfg.Grace = r.keeper.take(), r.keeper, r.log, 5*time.Second
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- Run(ctx, cfg) }()
+	return func() {
+		cancel()
+		if err := <-done; err != nil {
+			r.t.Error("Run:", err)
+		}
+	}
+}
+
+// TestSuccessorServesAtOnce has only dial beside it: nobody tells the new edge anything.
+func TestSuccessorServesAtOnce(t *testing.T) {
+	r := newRig(t, nil)
+	begun, hold := make(chan struct{}, 1), make(chan struct{})
+	addr := backend(t, func(w http.ResponseWriter, q *http.Request) {
+		if q.URL.Path == "/slow" {
+			begun <- struct{}{}
+			<-hold
+		}
+		io.WriteString(w, "ok")
+	})
+	app := r.serve("a.example.org", addr)
+	slow := make(chan string, 1)
+	go func() { _, b := get(t, r.client(true), "https://a.example.org/slow"); slow <- b }()
+	<-begun
+	stop := r.successor()
+	ended := make(chan struct{})
+	go func() { r.stop(); close(ended) }()
+	// Both accept until the first has closed its copy; every new connection is served by either.
+	for range 30 {
+		if resp, body := get(t, r.client(true), "https://a.example.org/"); resp.StatusCode != 200 || body != "ok" {
+			t.Errorf("%d %q", resp.StatusCode, body)
+		}
+	}
+	close(hold)
+	if b := <-slow; b != "ok" {
+		t.Errorf("the request in flight got %q", b)
+	}
+	<-ended
+	if resp, body := get(t, r.client(false), "https://a.example.org/"); resp.StatusCode != 200 || body != "ok" {
+		t.Errorf("%d %q", resp.StatusCode, body)
+	}
+	// The successor knows the table, protects it, and stores again under the other name.
+	table, err := r.control.Table(t.Context())
+	if err != nil || !sameTable(table, r.table) {
+		t.Errorf("%+v %v", table, err)
+	}
+	r.table.Apps[app] = bulwark.Upstream{Name: "shop"}
+	r.table.Generation++
+	if err := r.control.PutTable(t.Context(), r.table); bulwark.KindOf(err) != bulwark.KindConflict {
+		t.Error(err)
+	}
+	if err := r.control.PutTable(t.Context(), r.table, app); err != nil {
+		t.Error(err)
+	}
+	r.keeper.mu.Lock()
+	if n := len(r.keeper.files["table"]) + len(r.keeper.files["table-2"]); n != 1 {
+		t.Errorf("the store holds %d tables", n)
+	}
+	r.keeper.mu.Unlock()
+	r.control.Close()
+	stop()
+}
+
+// TestRestartsUnderLoad replaces the edge again and again; every request is answered.
+func TestRestartsUnderLoad(t *testing.T) {
+	r := newRig(t, nil)
+	addr := backend(t, func(w http.ResponseWriter, q *http.Request) { b, _ := io.ReadAll(q.Body); fmt.Fprintf(w, "%s", b) })
+	r.serve("a.example.org", addr)
+	stop := r.stop
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	progress := make(chan struct{}, 1000)
+	for range 4 {
+		c := r.client(true)
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				resp, body := get(t, c, "https://a.example.org/")
+				if resp.StatusCode != 200 {
+					t.Errorf("%d %s", resp.StatusCode, body)
+				}
+				select {
+				case progress <- struct{}{}:
+				default:
+				}
+			}
+		})
+	}
+	for range 5 {
+		next := r.successor()
+		stop()
+		stop = next
+		for range 50 {
+			<-progress
+		}
+	}
+	cancel()
+	wg.Wait()
+	r.control.Close()
+	stop()
+}
+
+func TestSpoiltStoreIsLeftOut(t *testing.T) {
+	good, err := fdpass.Sealed("table", encodeTable(bulwark.Table{Generation: 7}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	older, _ := fdpass.Sealed("table", encodeTable(bulwark.Table{Generation: 6}))
+	bad, _ := fdpass.Sealed("table", []byte(`{"generation":9,"routes":{"a.org":"x"}}`))
+	file, err := os.CreateTemp(t.TempDir(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	logger := slog.New(slog.DiscardHandler)
+	files := map[string][]*os.File{"table": {older, bad, file}, "table-2": {good}, "certs": {bad}}
+	got, name, ok := newest(files, "table", decodeTable, func(t bulwark.Table) uint64 { return t.Generation }, logger)
+	if !ok || name != "table-2" || got.Generation != 7 {
+		t.Errorf("%+v %q %v", got, name, ok)
+	}
+	if _, _, ok := newest(files, "certs", decodeStoredCerts, func(c storedCerts) uint64 { return c.Serial }, logger); ok {
+		t.Error("a spoilt one was taken")
+	}
+}
+
+// blocked is a writer that does not return.
+type blocked chan struct{}
+
+func (b blocked) Write(p []byte) (int, error) { <-b; return len(p), nil }
+
+func TestSlowLogDropsAndNeverBlocks(t *testing.T) {
+	out := make(blocked)
+	l := newAccessLog(out)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { l.run(ctx); close(done) }()
+	line := make([]byte, 1000)
+	for range 4 * logRoom / len(line) {
+		l.add(line)
+	}
+	if l.dropped.Load() == 0 {
+		t.Error("nothing was dropped")
+	}
+	close(out)
+	cancel()
+	<-done
+}
