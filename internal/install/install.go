@@ -1,0 +1,225 @@
+// Package install knows what an installation of Bulwark is: one root folder, one name, a range of user ids of its own,
+// its ports, and the table of every directory and socket with owner and mode.
+//
+// It promises that two installations on one machine share nothing: the id range is taken from the machine's register of
+// subordinate ids (subuid(5)), where useradd, podman and LXD look too; a directory that is a symbolic link or that a
+// stranger owns is refused and never followed; and Remove leaves nothing behind. All of it runs as root, at the start of
+// the supervisor. Whoever owns this package owns the machine: it decides what root creates, for whom, and what root
+// deletes. It reads no network and trusts one file, installation.json, which only root can write.
+package install
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/bulwark-paas/bulwark"
+)
+
+// Defaults of an installation.
+const (
+	DefaultName   bulwark.InstallationName = "main"
+	DefaultRoot                            = "/var/lib/bulwark"
+	DefaultDomain bulwark.HostName         = "bulwark.localhost"
+	DefaultEngine                          = "/usr/libexec/bulwark"
+	// DefaultBlocks is how many blocks of 65536 ids an installation gets: one for the platform, one per app or builder.
+	DefaultBlocks = 4096
+)
+
+// Installation is one installation of Bulwark on a machine. It is written once to installation.json and read by every
+// process; it holds no secret.
+type Installation struct {
+	Format    int                      `json:"format"`
+	Name      bulwark.InstallationName `json:"name"`
+	Root      string                   `json:"root"`
+	IDs       Range                    `json:"ids"` // user ids, and group ids alike
+	Ports     Ports                    `json:"ports"`
+	Listen    Listen                   `json:"listen"`
+	Domain    bulwark.HostName         `json:"domain"`
+	EngineBin string                   `json:"engine_bin"`    // directory of runc, the shim, buildkitd
+	Bases     string                   `json:"bases"`         // directory with an OCI layout per base image
+	Etc       string                   `json:"etc,omitempty"` // where subuid is, if not /etc
+}
+
+// Ports are the TCP ports of an installation.
+type Ports struct {
+	HTTP  uint16 `json:"http"`
+	HTTPS uint16 `json:"https"`
+	API   uint16 `json:"api"`
+	SSH   uint16 `json:"ssh"`
+}
+
+// Listen says on which addresses the ports are. An installation whose domain is below "localhost" listens on 127.0.0.1
+// alone unless told otherwise, because nobody else can reach its names; any other listens on all addresses ("::" takes
+// IPv4 too).
+type Listen struct {
+	Public   netip.Addr `json:"public"`   // HTTP and HTTPS
+	Operator netip.Addr `json:"operator"` // API and SSH
+}
+
+// Options are what `bulwark up` may be told; a zero field keeps what the installation has, or takes the default.
+type Options struct {
+	Name      bulwark.InstallationName
+	Root      string
+	Ports     Ports
+	Listen    Listen
+	Domain    bulwark.HostName
+	EngineBin string
+	Bases     string
+	Blocks    uint32 // of 65536 ids; only at the first time
+	// Etc replaces /etc as the place of subuid, subgid, passwd and group: for tests, and for building an image.
+	Etc string
+}
+
+const (
+	format   = 1
+	fileName = "installation.json"
+)
+
+// Create makes the installation that opt describes, or brings the one that is already there into line with it: folders
+// with their owners and modes, the id range, installation.json. It is idempotent and safe to run twice at once.
+func Create(opt Options) (*Installation, error) {
+	root := opt.Root
+	if root == "" {
+		root = DefaultRoot
+	}
+	if err := checkRoot(root); err != nil {
+		return nil, err
+	}
+	if err := makeRoot(root); err != nil {
+		return nil, err
+	}
+	unlock, err := lockDir(root)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	inst, err := existing(root)
+	if err != nil {
+		return nil, err
+	}
+	if err := inst.merge(opt); err != nil {
+		return nil, err
+	}
+	if err := inst.Layout().check(root); err != nil {
+		return nil, err
+	}
+	blocks := opt.Blocks
+	if blocks == 0 {
+		blocks = DefaultBlocks
+	}
+	// The file is written while the register is locked and before the entry is made. So an entry without a file
+	// belongs to somebody else, and a crash between the two is healed by the next run.
+	_, err = inst.register().claim(inst.account(), inst.IDs, blocks*BlockSize, func(r Range) error {
+		inst.IDs = r
+		return inst.save()
+	})
+	if err != nil {
+		return nil, err
+	}
+	return inst, inst.Check()
+}
+
+// Open reads the installation at root. Every user may: the file holds no secret.
+func Open(root string) (*Installation, error) {
+	if err := checkRoot(root); err != nil {
+		return nil, err
+	}
+	inst, err := existing(root)
+	if err != nil {
+		return nil, err
+	}
+	if inst.Format == 0 {
+		return nil, bulwark.Fail(bulwark.KindNotFound, fmt.Sprintf("There is no installation at %s.", root),
+			"Start one with: bulwark up --root "+root, nil)
+	}
+	return inst, inst.valid()
+}
+
+// existing reads installation.json, or returns an empty installation if there is none.
+func existing(root string) (*Installation, error) {
+	inst := &Installation{Root: root}
+	err := readTrusted(filepath.Join(root, fileName), inst)
+	if os.IsNotExist(err) {
+		return inst, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if inst.Format != format {
+		return nil, bulwark.Failf(bulwark.KindConflict,
+			"The installation at %s was made by another version of Bulwark (format %d, this one knows %d).", root, inst.Format, format)
+	}
+	if inst.Root != root {
+		return nil, bulwark.Fail(bulwark.KindConflict, fmt.Sprintf("The installation at %s says that it lives at %s.", root, inst.Root),
+			"An installation cannot be moved; use the path that it was made with.", nil)
+	}
+	return inst, nil
+}
+
+// merge applies opt to a new or existing installation.
+func (i *Installation) merge(opt Options) error {
+	if i.Format != 0 && opt.Name != "" && opt.Name != i.Name {
+		return bulwark.Fail(bulwark.KindConflict, fmt.Sprintf("The installation at %s is named %s, not %s.", i.Root, i.Name, opt.Name),
+			"Choose another root for another installation.", nil)
+	}
+	i.Format = format
+	set(&i.Name, opt.Name, DefaultName)
+	set(&i.Domain, opt.Domain, DefaultDomain)
+	set(&i.EngineBin, opt.EngineBin, DefaultEngine)
+	set(&i.Bases, opt.Bases, filepath.Join(i.Root, "bases"))
+	set(&i.Etc, opt.Etc, "")
+	set(&i.Ports.HTTP, opt.Ports.HTTP, 80)
+	set(&i.Ports.HTTPS, opt.Ports.HTTPS, 443)
+	set(&i.Ports.API, opt.Ports.API, 8443)
+	set(&i.Ports.SSH, opt.Ports.SSH, 2222)
+	listen := netip.IPv6Unspecified()
+	if i.Domain == "localhost" || strings.HasSuffix(string(i.Domain), ".localhost") {
+		listen = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	}
+	set(&i.Listen.Public, opt.Listen.Public, listen)
+	set(&i.Listen.Operator, opt.Listen.Operator, listen)
+	return i.valid()
+}
+
+// set puts the wish, else what is there, else the default.
+func set[T comparable](dst *T, wish, def T) {
+	var zero T
+	if wish != zero {
+		*dst = wish
+	}
+	if *dst == zero {
+		*dst = def
+	}
+}
+
+// valid checks what was read or merged.
+func (i *Installation) valid() error {
+	if _, err := bulwark.ParseInstallationName(string(i.Name)); err != nil {
+		return err
+	}
+	for _, dir := range []string{i.EngineBin, i.Bases} {
+		if err := checkPath(dir); err != nil {
+			return err
+		}
+	}
+	seen := map[uint16]string{}
+	for _, p := range []struct {
+		flag string
+		port uint16
+	}{{"--http-port", i.Ports.HTTP}, {"--https-port", i.Ports.HTTPS}, {"--api-port", i.Ports.API}, {"--ssh-port", i.Ports.SSH}} {
+		if other := seen[p.port]; other != "" || p.port == 0 {
+			return bulwark.Invalid(fmt.Sprintf("Port %d cannot be taken for %s.", p.port, p.flag),
+				"Give four different ports with --http-port, --https-port, --api-port and --ssh-port.")
+		}
+		seen[p.port] = p.flag
+	}
+	return nil
+}
+
+func (i *Installation) save() error { return writeFile(filepath.Join(i.Root, fileName), i, 0o644) }
+
+// account is the name of the installation in the register of ids, of its router namespace and of its control groups.
+func (i *Installation) account() string { return "bulwark-" + string(i.Name) }
