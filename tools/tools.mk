@@ -1,0 +1,79 @@
+# Rules that build the programs Bulwark runs beside itself (runc, the containerd shim, buildkitd) and the programs that
+# check its code. The root Makefile includes this file.
+#
+# Every program has a Go module of its own under tools/, so that it is built of exactly the dependency versions that its
+# authors chose and tested: a dependency that another program wants newer cannot slip into runc. Versions are in the
+# `tool` and `require` lines of those go.mod files, checksums in their go.sum; -mod=readonly makes a build that would
+# change either of them fail.
+#
+#   make deps           installs the Debian packages that are missing
+#   make engine-tools   builds the engine's programs unless they are there, and prints their directory
+#   make check-tools    the same for linters and packagers
+#   $(ENGINE_BIN)       that directory, $(CHECK_BIN) the other one. They are computed on first use: name them in recipes.
+
+BULWARK_CACHE ?= /var/cache/bulwark
+GO ?= go
+TOOLS_DIR := $(patsubst %/,%,$(dir $(abspath $(lastword $(MAKEFILE_LIST)))))
+
+DEPS_PACKAGES := gcc libc6-dev pkg-config libseccomp-dev git openssh-client mmdebstrap erofs-utils ca-certificates
+ENGINE_MODULES := runc shim buildkit
+CHECK_MODULES := golangci-lint govulncheck nfpm
+
+# The tags and the static, position-independent link of runc are those of its own Makefile, less libpathrs (a Rust
+# library that Debian 12 does not have; runc then takes its own Go code for the same checks).
+RUNC_FLAGS := -buildmode=pie -tags 'seccomp netgo osusergo urfave_cli_no_docs' \
+	-ldflags '-s -w -linkmode external -extldflags -static-pie'
+SHIM_FLAGS := -ldflags '-s -w -X github.com/containerd/containerd/v2/version.Version=v2.4.2'
+BUILDKIT_FLAGS := -tags 'netgo osusergo' -ldflags '-s -w -X github.com/moby/buildkit/version.Version=v0.33.1'
+
+# $(call go-build,MODULE,CGO,BINARY,PACKAGE,FLAGS) builds one program into $$new/bin. GOFLAGS and GOWORK are fixed, so
+# that somebody's environment does not change what is built.
+go-build = echo "building $3" >&2; (cd $(TOOLS_DIR)/$1 && GOFLAGS=-mod=readonly GOWORK=off CGO_ENABLED=$2 \
+	$(GO) build -trimpath -buildvcs=false $5 -o "$$new/bin/$3" $4)
+
+# A key is a hash over everything that decides the result. runc is linked with Debian's C libraries, so their versions
+# are part of it: a fixed libseccomp makes a new runc.
+ENGINE_KEY = $(eval ENGINE_KEY := $(shell cd $(TOOLS_DIR) && { $(GO) version; $(GO) env GOOS GOARCH; \
+	dpkg-query -W gcc libc6-dev libseccomp-dev; \
+	echo $(RUNC_FLAGS) $(SHIM_FLAGS) $(BUILDKIT_FLAGS); cat $(foreach m,$(ENGINE_MODULES),$m/go.mod $m/go.sum); } | sha256sum | cut -c1-16))$(ENGINE_KEY)
+CHECK_KEY = $(eval CHECK_KEY := $(shell cd $(TOOLS_DIR) && { $(GO) version; $(GO) env GOOS GOARCH; \
+	cat $(foreach m,$(CHECK_MODULES),$m/go.mod $m/go.sum); } | sha256sum | cut -c1-16))$(CHECK_KEY)
+ENGINE_BIN = $(BULWARK_CACHE)/tools/$(ENGINE_KEY)/bin
+CHECK_BIN = $(BULWARK_CACHE)/tools/$(CHECK_KEY)/bin
+
+# $(call once,BIN,BUILDS) runs BUILDS unless BIN is there. The directory appears by one rename, so it is whole or absent,
+# and the lock makes a second make wait for the first instead of building the same again.
+once = @set -e; umask 022; mkdir -p $(BULWARK_CACHE)/tools; exec 9>$(BULWARK_CACHE)/tools/lock; flock 9; \
+	if ! test -d $1; then \
+		new=$$(mktemp -d $(BULWARK_CACHE)/tools/new.XXXXXX); trap 'rm -rf "$$new"' EXIT; chmod 0755 "$$new"; \
+		$2; \
+		mv -T "$$new" $(patsubst %/bin,%,$1); \
+	fi; echo $1
+
+.PHONY: deps engine-tools check-tools
+
+deps:
+	@missing=$$(for p in $(DEPS_PACKAGES); do \
+		dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done); \
+	if test -n "$$missing"; then \
+		echo "installing" $$missing; export DEBIAN_FRONTEND=noninteractive; \
+		apt-get update -q && apt-get install -q -y --no-install-recommends $$missing; \
+	fi
+
+engine-tools: deps
+	$(call once,$(ENGINE_BIN),\
+	$(call go-build,runc,1,runc,github.com/opencontainers/runc,$(RUNC_FLAGS)); \
+	$(call go-build,shim,0,containerd-shim-runc-v2,github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2,$(SHIM_FLAGS)); \
+	$(call go-build,buildkit,0,buildkitd,github.com/moby/buildkit/cmd/buildkitd,$(BUILDKIT_FLAGS)))
+
+check-tools:
+	$(call once,$(CHECK_BIN),\
+	$(call go-build,golangci-lint,0,golangci-lint,github.com/golangci/golangci-lint/v2/cmd/golangci-lint,-ldflags '-s -w'); \
+	$(call go-build,govulncheck,0,govulncheck,golang.org/x/vuln/cmd/govulncheck,-ldflags '-s -w'); \
+	$(call go-build,nfpm,0,nfpm,github.com/goreleaser/nfpm/v2/cmd/nfpm,-ldflags '-s -w'))
+
+# Base images for tests, made once; "bulwark bases make" does the same on a server. Prints their directory.
+.PHONY: bases
+bases: engine-tools
+	@cd $(TOOLS_DIR)/.. && $(GO) run ./internal/base/makebases -dir $(BULWARK_CACHE)/bases \
+		-cache $(BULWARK_CACHE)/downloads -engine $(ENGINE_BIN)
