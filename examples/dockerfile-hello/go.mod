@@ -1,0 +1,3 @@
+module example.com/dockerfile-hello
+
+go 1.25

@@ -1,0 +1,157 @@
+// Package source is the first step of the pipeline: a push over SSH. It asks whether the person may, has the node verify
+// what the person signed, stores the source, and enqueues the deploy in one transaction with its audit entry.
+//
+// Whoever owns the server can refuse or delay a push and read the code; the node builds nothing but the commit that a
+// person signed for.
+package source
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/bulwark-paas/bulwark"
+	"github.com/bulwark-paas/bulwark/client"
+	"github.com/bulwark-paas/bulwark/internal/access"
+	"github.com/bulwark-paas/bulwark/internal/app"
+	"github.com/bulwark-paas/bulwark/internal/audit"
+	"github.com/bulwark-paas/bulwark/internal/db"
+	"github.com/bulwark-paas/bulwark/internal/job"
+	"github.com/bulwark-paas/bulwark/internal/node/nodeapi"
+	"github.com/bulwark-paas/bulwark/internal/source/gitssh"
+)
+
+// Branch is the one that deploys.
+const Branch = "main"
+
+// Gate implements [gitssh.Gate].
+type Gate struct {
+	DB   *db.DB
+	Node *nodeapi.Client
+	Jobs *job.Engine
+	Dir  string // packs of sources that wait for their build
+	Log  *slog.Logger
+}
+
+// Migrations is the schema.
+func Migrations() []db.Migration {
+	return []db.Migration{{ID: "source-1", SQL: `
+CREATE TABLE source (
+	cause   TEXT PRIMARY KEY,
+	project TEXT NOT NULL,
+	app     TEXT NOT NULL REFERENCES app (id),
+	commit_id TEXT NOT NULL,
+	subject TEXT NOT NULL,
+	operation TEXT NOT NULL
+) STRICT`}}
+}
+
+// Person implements [gitssh.Gate]: the node's ledger knows the keys.
+func (g *Gate) Person(ctx context.Context, key ssh.PublicKey) (bulwark.PersonID, error) {
+	var out nodeapi.KeyOwner
+	err := g.Node.Call(ctx, "keyowner", nodeapi.KeyOwner{Kind: "ssh", Fingerprint: ssh.FingerprintSHA256(key)}, &out)
+	if bulwark.KindOf(err) == bulwark.KindForbidden {
+		return "", bulwark.Fail(bulwark.KindUnauthorized, "This SSH key is not registered.", "Register it with bulwark keys add.", nil)
+	}
+	return out.Person, err
+}
+
+// Begin implements [gitssh.Gate].
+func (g *Gate) Begin(ctx context.Context, person bulwark.PersonID, name bulwark.AppName) (gitssh.Session, error) {
+	if err := access.Decide(access.Actor{Person: person}, access.Deploy, access.App(name)); err != nil {
+		return gitssh.Session{}, err
+	}
+	a, err := app.ByName(ctx, g.DB.Reader(), name)
+	if err != nil {
+		return gitssh.Session{}, err
+	}
+	var nonce nodeapi.Nonce
+	if err := g.Node.Call(ctx, "nonce", nodeapi.Push{App: a.ID}, &nonce); err != nil {
+		return gitssh.Session{}, err
+	}
+	return gitssh.Session{App: a.ID, Branch: Branch, NonceSeed: nonce.Seed}, nil
+}
+
+// Path is where the pack of a source waits.
+func (g *Gate) Path(cause bulwark.Digest) string { return filepath.Join(g.Dir, cause.Hex()+".pack") }
+
+// Receive implements [gitssh.Gate]: it returns when the deploy has ended.
+func (g *Gate) Receive(ctx context.Context, p gitssh.Push, progress io.Writer) error {
+	var receipt nodeapi.Receipt
+	if err := g.Node.Call(ctx, "push", nodeapi.Push{App: p.App, Certificate: p.Certificate}, &receipt); err != nil {
+		return err
+	}
+	if err := g.keep(ctx, p, receipt.Digest); err != nil {
+		return err
+	}
+	op, err := g.enqueue(ctx, p, receipt)
+	if err != nil {
+		return err
+	}
+	g.Jobs.Wake()
+	var failure error
+	err = g.Jobs.Watch(ctx, p.App, op, func(e client.Event) error {
+		switch {
+		case e.Log != "":
+			fmt.Fprintln(progress, e.Log)
+		case e.Error != nil:
+			failure = e.Error
+		case e.Done != nil:
+			fmt.Fprintf(progress, "-----> Released v%d\n       %s\n       %s\n", e.Done.Release, e.Done.Image, e.Done.URL)
+		}
+		return nil
+	})
+	return errors.Join(err, failure)
+}
+
+// keep stores the pack until the build is over, so that a deploy goes on after a restart.
+func (g *Gate) keep(ctx context.Context, p gitssh.Push, cause bulwark.Digest) error {
+	pack, err := p.Pack(ctx)
+	if err != nil {
+		return err
+	}
+	defer pack.Close()
+	f, err := os.CreateTemp(g.Dir, "incoming-")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	defer f.Close()
+	if _, err := io.Copy(f, pack); err != nil {
+		return bulwark.Fail(bulwark.KindUnavailable, "The source cannot be stored, so nothing was changed.", "Check that the disk is not full and push again.", err)
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), g.Path(cause))
+}
+
+// enqueue stores the commit and the operation with its audit entry.
+func (g *Gate) enqueue(ctx context.Context, p gitssh.Push, receipt nodeapi.Receipt) (bulwark.OperationID, error) {
+	id := bulwark.NewOperationID()
+	err := g.DB.Tx(ctx, func(tx *sql.Tx) error {
+		a, err := app.ByID(ctx, tx, p.App)
+		if err != nil {
+			return err
+		}
+		if _, err := tx.Exec(`INSERT INTO source (cause, project, app, commit_id, subject, operation) VALUES (?,?,?,?,?,?)`,
+			receipt.Digest, a.Project, a.ID, p.New, p.Message, id); err != nil {
+			return err
+		}
+		if err := audit.Write(tx, audit.Entry{Project: a.Project, Actor: receipt.Person, Action: string(access.Deploy),
+			Resource: access.App(a.Name).String(), Outcome: "accepted", Detail: string(p.New)}); err != nil {
+			return err
+		}
+		return job.Enqueue(tx, job.Operation{ID: id, Project: a.Project, App: a.ID, Kind: "deploy", Cause: receipt.Digest, Person: receipt.Person,
+			Note: strings.TrimSpace(p.New.Short() + " " + p.Message)})
+	})
+	return id, err
+}
