@@ -1,0 +1,283 @@
+// Package containerd drives instances on one machine through containerd and runc. It promises the hardened instance: a
+// user namespace with an id range of the app's own, no capability, no new privileges, a tightened system-call filter, a
+// read-only root, its own pid, mount, ipc, uts, network and control-group namespaces, and limits; see spec.go.
+//
+// Whoever owns containerd is root on the machine, so its socket is root's alone.
+package containerd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	apievents "github.com/containerd/containerd/api/events"
+	runcoptions "github.com/containerd/containerd/api/types/runc/options"
+	client "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/containers"
+	"github.com/containerd/containerd/v2/pkg/cio"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/typeurl/v2"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/bulwark-paas/bulwark"
+	"github.com/bulwark-paas/bulwark/internal/instance/driver"
+)
+
+// Driver implements [driver.Driver].
+type Driver struct {
+	client *client.Client
+	config Config
+}
+
+// Config says where the engine is.
+type Config struct {
+	Socket    string // containerd's
+	EngineBin string // directory with runc and the shim
+	State     string // directory for runc's state
+	Cgroup    string // parent control group, "/bulwark-main"
+}
+
+// Namespace is containerd's namespace for everything of ours.
+const Namespace = "bulwark"
+
+// Open connects to containerd; it waits until containerd answers or ctx ends.
+func Open(ctx context.Context, c Config) (*Driver, error) {
+	cl, err := client.New(c.Socket, client.WithDefaultNamespace(Namespace), client.WithTimeout(30*time.Second))
+	if err != nil {
+		return nil, fmt.Errorf("containerd: %w", err)
+	}
+	return &Driver{client: cl, config: c}, nil
+}
+
+// Close ends the connection.
+func (d *Driver) Close() error { return d.client.Close() }
+
+// Client returns the connection, for the builder, which runs through the same engine.
+func (d *Driver) Client() *client.Client { return d.client }
+
+// Start implements [driver.Driver].
+func (d *Driver) Start(ctx context.Context, s driver.Spec) (pid int, err error) {
+	return d.Run(ctx, string(s.Instance), d.spec(s), Options{Labels: s.Labels, LogFile: s.LogFile, Network: s.Network, Terminal: s.Terminal})
+}
+
+// Options are what Run needs beside the OCI spec.
+type Options struct {
+	Labels   map[string]string
+	LogFile  string
+	Network  func(pid int) error
+	Terminal *driver.Terminal
+	IO       cio.Creator // in place of LogFile
+}
+
+// Run creates and starts a container from a whole OCI spec. Instances go through Start; the node's builders come here.
+func (d *Driver) Run(ctx context.Context, id string, spec *specs.Spec, o Options) (pid int, err error) {
+	ctx = namespaces.WithNamespace(ctx, Namespace)
+	container, err := d.client.NewContainer(ctx, id,
+		client.WithContainerLabels(o.Labels),
+		client.WithRuntime(filepath.Join(d.config.EngineBin, "containerd-shim-runc-v2"), &runcoptions.Options{
+			BinaryName: filepath.Join(d.config.EngineBin, "runc"),
+			Root:       d.config.State,
+		}),
+		func(_ context.Context, _ *client.Client, c *containers.Container) error {
+			any, err := typeurl.MarshalAnyToProto(spec)
+			c.Spec = any
+			return err
+		})
+	if err != nil {
+		return 0, fmt.Errorf("containerd: cannot create: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+			defer cancel()
+			err = errors.Join(err, d.remove(clean, id))
+		}
+	}()
+	create := o.IO
+	if create == nil {
+		create = cio.LogFile(o.LogFile)
+	}
+	task, err := container.NewTask(ctx, create)
+	if err != nil {
+		return 0, fmt.Errorf("containerd: cannot create the task: %w", err)
+	}
+	pid = int(task.Pid())
+	if o.Network != nil {
+		if err := o.Network(pid); err != nil {
+			return 0, err
+		}
+	}
+	if err := task.Start(ctx); err != nil {
+		return 0, fmt.Errorf("containerd: cannot start: %w", err)
+	}
+	return pid, nil
+}
+
+// Signal implements [driver.Driver].
+func (d *Driver) Signal(ctx context.Context, id bulwark.InstanceID, sig syscall.Signal) error {
+	ctx = namespaces.WithNamespace(ctx, Namespace)
+	task, err := d.task(ctx, string(id))
+	if err != nil {
+		return err
+	}
+	if err := task.Kill(ctx, sig); err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("containerd: %w", err)
+	}
+	return nil
+}
+
+func (d *Driver) task(ctx context.Context, id string) (client.Task, error) {
+	c, err := d.client.LoadContainer(ctx, id)
+	if err == nil {
+		var t client.Task
+		if t, err = c.Task(ctx, nil); err == nil {
+			return t, nil
+		}
+	}
+	if errdefs.IsNotFound(err) {
+		return nil, bulwark.Fail(bulwark.KindNotFound, "The instance does not run.", "", err)
+	}
+	return nil, fmt.Errorf("containerd: %w", err)
+}
+
+// Remove implements [driver.Driver].
+func (d *Driver) Remove(ctx context.Context, id bulwark.InstanceID) error {
+	return d.remove(ctx, string(id))
+}
+
+// RemoveID is Remove for a container that is not an instance.
+func (d *Driver) RemoveID(ctx context.Context, id string) error { return d.remove(ctx, id) }
+
+func (d *Driver) remove(ctx context.Context, id string) error {
+	ctx = namespaces.WithNamespace(ctx, Namespace)
+	c, err := d.client.LoadContainer(ctx, id)
+	if errdefs.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("containerd: %w", err)
+	}
+	task, err := c.Task(ctx, nil)
+	if err == nil {
+		if _, err := task.Delete(ctx, client.WithProcessKill); err != nil && !errdefs.IsNotFound(err) {
+			return fmt.Errorf("containerd: cannot delete the task of %s: %w", id, err)
+		}
+	} else if !errdefs.IsNotFound(err) {
+		return fmt.Errorf("containerd: %w", err)
+	}
+	if err := c.Delete(ctx); err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("containerd: %w", err)
+	}
+	return nil
+}
+
+// List implements [driver.Driver].
+func (d *Driver) List(ctx context.Context) ([]driver.Status, error) {
+	ctx = namespaces.WithNamespace(ctx, Namespace)
+	all, err := d.client.Containers(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("containerd: %w", err)
+	}
+	var out []driver.Status
+	for _, c := range all {
+		id, err := bulwark.ParseInstanceID(c.ID())
+		if err != nil {
+			continue // a builder
+		}
+		labels, err := c.Labels(ctx)
+		if err != nil {
+			if errdefs.IsNotFound(err) {
+				continue
+			}
+			return nil, fmt.Errorf("containerd: %w", err)
+		}
+		st := driver.Status{Instance: id, Labels: labels, State: driver.Stopped, ExitCode: -1}
+		if task, err := c.Task(ctx, nil); err == nil {
+			st.PID = int(task.Pid())
+			s, err := task.Status(ctx)
+			switch {
+			case err != nil:
+			case s.Status == client.Running || s.Status == client.Paused || s.Status == client.Pausing:
+				st.State = driver.Running
+			case s.Status == client.Created:
+				st.State = driver.Created
+			default:
+				st.ExitCode = int(s.ExitStatus)
+			}
+		}
+		out = append(out, st)
+	}
+	return out, nil
+}
+
+// Exits implements [driver.Driver].
+func (d *Driver) Exits(ctx context.Context) (<-chan driver.Exit, error) {
+	events, errs := d.client.Subscribe(namespaces.WithNamespace(ctx, Namespace), `topic=="/tasks/exit"`)
+	out := make(chan driver.Exit, 64)
+	go func() {
+		defer close(out)
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-errs:
+				return
+			case e := <-events:
+				v, err := typeurl.UnmarshalAny(e.Event)
+				if err != nil {
+					continue
+				}
+				x, ok := v.(*apievents.TaskExit)
+				if !ok || x.ID != x.ContainerID {
+					continue // the end of an exec is not the end of the instance
+				}
+				id, err := bulwark.ParseInstanceID(x.ContainerID)
+				if err != nil {
+					continue
+				}
+				select {
+				case out <- driver.Exit{Instance: id, Code: int(x.ExitStatus), At: x.ExitedAt.AsTime()}:
+				case <-ctx.Done():
+					return
+				}
+			}
+		}
+	}()
+	return out, nil
+}
+
+// Wait waits until a container's process ended and returns its exit code.
+func (d *Driver) Wait(ctx context.Context, id string) (int, error) {
+	ctx = namespaces.WithNamespace(ctx, Namespace)
+	task, err := d.task(ctx, id)
+	if err != nil {
+		return 0, err
+	}
+	exit, err := task.Wait(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("containerd: %w", err)
+	}
+	select {
+	case st := <-exit:
+		return int(st.ExitCode()), st.Error()
+	case <-ctx.Done():
+		return 0, context.Cause(ctx)
+	}
+}
+
+// IDs returns the ids of all containers, builders among them.
+func (d *Driver) IDs(ctx context.Context) ([]string, error) {
+	all, err := d.client.Containers(namespaces.WithNamespace(ctx, Namespace))
+	if err != nil {
+		return nil, fmt.Errorf("containerd: %w", err)
+	}
+	var out []string
+	for _, c := range all {
+		out = append(out, c.ID())
+	}
+	return out, nil
+}

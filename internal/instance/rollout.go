@@ -1,0 +1,221 @@
+package instance
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/bulwark-paas/bulwark"
+	"github.com/bulwark-paas/bulwark/internal/app"
+	"github.com/bulwark-paas/bulwark/internal/job"
+	"github.com/bulwark-paas/bulwark/internal/node/nodeapi"
+	"github.com/bulwark-paas/bulwark/internal/release"
+)
+
+// Rollout brings a release up beside the one that serves: first one instance of each process type as a barrier, then
+// the rest. It returns when all of them are healthy; nothing serves them yet. When it fails they end, and what served
+// before is untouched.
+func (m *Manager) Rollout(ctx context.Context, a *app.App, full *nodeapi.Released, log *job.Log) error {
+	r := full.Release
+	formation, err := Formation(ctx, m.db.Reader(), a.ID, r.Plan)
+	if err != nil {
+		return err
+	}
+	for _, rest := range []bool{false, true} {
+		if err := m.add(ctx, a, r.Generation, formation, rest); err != nil {
+			return err
+		}
+		m.Kick()
+		if err := m.await(ctx, a, r.Generation, "", log); err != nil {
+			return errors.Join(err, m.Withdraw(ctx, a, r.Generation))
+		}
+	}
+	return nil
+}
+
+// add makes the rows of a release that are missing: those with index 1, or all. Rows of an earlier run count.
+func (m *Manager) add(ctx context.Context, a *app.App, number uint64, formation map[bulwark.ProcessType]int, all bool) error {
+	return m.db.Tx(ctx, func(tx *sql.Tx) error {
+		for p, n := range formation {
+			if !all {
+				n = min(n, 1)
+			}
+			for i := 1; i <= n; i++ {
+				var have int
+				if err := tx.QueryRow(`SELECT count(*) FROM instance WHERE app = ? AND release = ? AND process = ? AND number = ? AND want = 1`, a.ID, number, p, i).Scan(&have); err != nil {
+					return err
+				}
+				if have > 0 {
+					continue
+				}
+				if err := insert(tx, Row{ID: bulwark.NewInstanceID(), Project: a.Project, App: a.ID, Release: number, Process: p, Index: i, Candidate: number != a.Promoted}); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// await waits until every instance of a release is healthy, or one failed; with only, it waits for that one alone.
+func (m *Manager) await(ctx context.Context, a *app.App, number uint64, only bulwark.InstanceID, log *job.Log) error {
+	told := map[bulwark.InstanceID]bool{}
+	for {
+		changed := m.Changed()
+		rows, err := Rows(ctx, m.db.Reader(), a.ID)
+		if err != nil {
+			return err
+		}
+		missing := 0
+		for _, r := range rows {
+			if r.Release != number || !r.Want || only != "" && r.ID != only {
+				continue
+			}
+			i, ok := m.State(r.ID)
+			switch {
+			case ok && i.Phase == nodeapi.PhaseHealthy:
+				if !told[r.ID] {
+					told[r.ID] = true
+					log.Say(fmt.Sprintf("       %s is up", r.Name()))
+				}
+			case ok && i.Phase.Over():
+				return failed(r, i.Reason)
+			case !ok && r.Crashes > 0:
+				return failed(r, r.Reason)
+			default:
+				missing++
+			}
+		}
+		if missing == 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-changed:
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+func failed(r Row, reason string) error {
+	return bulwark.Fail(bulwark.KindFailed, fmt.Sprintf("%s did not come up: %s.", r.Name(), reason),
+		"See bulwark logs; what served before still does.", nil)
+}
+
+// Promote makes a release the one that serves: in one transaction the app, the release and the rows; instances of other
+// releases end after the edge has let go of them.
+func (m *Manager) Promote(ctx context.Context, a *app.App, number uint64) error {
+	if err := m.node.Call(ctx, "promote", nodeapi.Promote{App: a.ID, Generation: number}, nil); err != nil {
+		return err
+	}
+	err := m.db.Tx(ctx, func(tx *sql.Tx) error {
+		if err := app.SetPromoted(tx, a.ID, number); err != nil {
+			return err
+		}
+		if err := release.Promote(tx, a.ID, number); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(`UPDATE instance SET candidate = 0 WHERE app = ? AND release = ?`, a.ID, number); err != nil {
+			return err
+		}
+		_, err := tx.Exec(`UPDATE instance SET want = 0 WHERE app = ? AND release <> ?`, a.ID, number)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	m.Kick()
+	return m.edge.Sync(ctx)
+}
+
+// Withdraw ends the instances of a candidate.
+func (m *Manager) Withdraw(ctx context.Context, a *app.App, number uint64) error {
+	err := m.db.Tx(context.WithoutCancel(ctx), func(tx *sql.Tx) error {
+		_, err := tx.Exec(`UPDATE instance SET want = 0 WHERE app = ? AND release = ? AND candidate = 1`, a.ID, number)
+		return err
+	})
+	m.Kick()
+	return err
+}
+
+// Scale sets the formation and has rows follow it: new ones start, those with the highest numbers end.
+func (m *Manager) Scale(ctx context.Context, a *app.App, want map[bulwark.ProcessType]int) error {
+	if a.Promoted == 0 {
+		return bulwark.Fail(bulwark.KindConflict, fmt.Sprintf("App %s has no release yet.", a.Name), "Deploy it first: git push bulwark main.", nil)
+	}
+	full, err := release.Get(ctx, m.db.Reader(), a.ID, a.Promoted)
+	if err != nil {
+		return err
+	}
+	for p, n := range want {
+		if _, ok := full.Release.Plan.Processes[p]; !ok || p == bulwark.ProcessRelease {
+			return bulwark.Fail(bulwark.KindInvalid, fmt.Sprintf("App %s has no process type %s.", a.Name, p), "See bulwark ps.", nil)
+		}
+		if n < 0 || n > MaxCount {
+			return bulwark.Invalid(fmt.Sprintf("A process type has from 0 to %d instances.", MaxCount), "")
+		}
+	}
+	err = m.db.Tx(ctx, func(tx *sql.Tx) error {
+		for p, n := range want {
+			if err := setFormation(tx, a, p, n); err != nil {
+				return err
+			}
+			if _, err := tx.Exec(`UPDATE instance SET want = 0 WHERE app = ? AND release = ? AND process = ? AND number > ?`, a.ID, a.Promoted, p, n); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	formation, err := Formation(ctx, m.db.Reader(), a.ID, full.Release.Plan)
+	if err != nil {
+		return err
+	}
+	if err := m.add(ctx, a, a.Promoted, formation, true); err != nil {
+		return err
+	}
+	m.Kick()
+	return nil
+}
+
+// Restart replaces the instances of the promoted release by new ones: these first become healthy and get requests, then
+// the old ones end. An app whose instances all crash is started again in the same way.
+func (m *Manager) Restart(ctx context.Context, a *app.App, full *nodeapi.Released, log *job.Log) error {
+	number := full.Release.Generation
+	rows, err := Rows(ctx, m.db.Reader(), a.ID)
+	if err != nil {
+		return err
+	}
+	log.Say(fmt.Sprintf("-----> Restarting release v%d", number))
+	for _, old := range rows {
+		if !old.Want || old.Release != number {
+			continue
+		}
+		fresh := old
+		fresh.ID, fresh.Candidate = bulwark.NewInstanceID(), true
+		if err := m.db.Tx(ctx, func(tx *sql.Tx) error { return insert(tx, fresh) }); err != nil {
+			return err
+		}
+		m.Kick()
+		if err := m.await(ctx, a, number, fresh.ID, log); err != nil {
+			return errors.Join(err, m.Withdraw(ctx, a, number))
+		}
+		err := m.db.Tx(ctx, func(tx *sql.Tx) error {
+			if _, err := tx.Exec(`UPDATE instance SET candidate = 0 WHERE id = ?`, fresh.ID); err != nil {
+				return err
+			}
+			_, err := tx.Exec(`UPDATE instance SET want = 0 WHERE id = ?`, old.ID)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		m.Kick()
+	}
+	return nil
+}

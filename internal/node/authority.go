@@ -1,0 +1,212 @@
+package node
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/big"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/bulwark-paas/bulwark"
+	"github.com/bulwark-paas/bulwark/internal/atomicfile"
+)
+
+// authority issues the certificates of the installation's own domain. Its root is constrained by name (RFC 5280 §4.2.1.10)
+// to that domain and to localhost, so that trusting it gives away nothing else. Certificates of real domains come by ACME
+// from the certs process.
+type authority struct {
+	cert   *x509.Certificate
+	key    *ecdsa.PrivateKey
+	domain bulwark.HostName
+	leaf   bulwark.Certificate
+	api    bulwark.Certificate
+}
+
+const (
+	rootLife = 10 * 365 * 24 * time.Hour
+	leafLife = 90 * 24 * time.Hour
+)
+
+func openAuthority(dir string, domain bulwark.HostName) (*authority, error) {
+	a := &authority{domain: domain}
+	keyPath, certPath := filepath.Join(dir, "ca.key"), filepath.Join(dir, "ca.pem")
+	keyPEM, err := os.ReadFile(keyPath)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := a.create(); err != nil {
+			return nil, err
+		}
+		der, err := x509.MarshalPKCS8PrivateKey(a.key)
+		if err != nil {
+			return nil, err
+		}
+		// The certificate first: a key without one is made anew, a certificate without its key would be kept.
+		if err := atomicfile.Write(certPath, a.pem(), 0o644); err != nil {
+			return nil, err
+		}
+		if err := atomicfile.Write(keyPath, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600); err != nil {
+			return nil, err
+		}
+		return a, a.issueAll()
+	}
+	if err != nil {
+		return nil, err
+	}
+	certPEM, err := os.ReadFile(certPath)
+	if err != nil {
+		return nil, err
+	}
+	block, _ := pem.Decode(certPEM)
+	kb, _ := pem.Decode(keyPEM)
+	if block == nil || kb == nil {
+		return nil, fmt.Errorf("node: %s or its key is not PEM", certPath)
+	}
+	if a.cert, err = x509.ParseCertificate(block.Bytes); err != nil {
+		return nil, err
+	}
+	key, err := x509.ParsePKCS8PrivateKey(kb.Bytes)
+	if err != nil {
+		return nil, err
+	}
+	var ok bool
+	if a.key, ok = key.(*ecdsa.PrivateKey); !ok {
+		return nil, fmt.Errorf("node: %s is of another kind", keyPath)
+	}
+	return a, a.issueAll()
+}
+
+func (a *authority) create() error {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	a.key = key
+	now := time.Now()
+	t := &x509.Certificate{
+		SerialNumber: serial(), Subject: pkix.Name{Organization: []string{"Bulwark"}, CommonName: "Bulwark " + string(a.domain)},
+		NotBefore: now.Add(-time.Hour), NotAfter: now.Add(rootLife),
+		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, BasicConstraintsValid: true, IsCA: true, MaxPathLenZero: true,
+		PermittedDNSDomainsCritical: true, PermittedDNSDomains: []string{string(a.domain), "localhost"},
+		PermittedIPRanges: []*net.IPNet{{IP: net.IPv4(127, 0, 0, 0).To4(), Mask: net.CIDRMask(8, 32)}, {IP: net.IPv6loopback, Mask: net.CIDRMask(128, 128)}},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, t, t, key.Public(), key)
+	if err != nil {
+		return err
+	}
+	a.cert, err = x509.ParseCertificate(der)
+	return err
+}
+
+func serial() *big.Int {
+	n, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
+	if err != nil {
+		panic("node: the system has no randomness: " + err.Error())
+	}
+	return n
+}
+
+func (a *authority) pem() []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.cert.Raw})
+}
+
+func (a *authority) issueAll() (err error) {
+	if a.leaf, err = a.issue("", a.domain, []string{"*." + string(a.domain), string(a.domain)}, nil); err != nil {
+		return err
+	}
+	a.api, err = a.issue("", "", []string{"localhost", string(a.domain)}, []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback})
+	return err
+}
+
+// issue makes a fresh key and a certificate for it.
+func (a *authority) issue(name bulwark.HostName, wildcard bulwark.HostName, dns []string, ips []net.IP) (bulwark.Certificate, error) {
+	var out bulwark.Certificate
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return out, err
+	}
+	now := time.Now()
+	t := &x509.Certificate{
+		SerialNumber: serial(), Subject: pkix.Name{CommonName: dns[0]}, DNSNames: dns, IPAddresses: ips,
+		NotBefore: now.Add(-time.Hour), NotAfter: now.Add(leafLife),
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, t, a.cert, key.Public(), a.key)
+	if err != nil {
+		return out, err
+	}
+	kder, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return out, err
+	}
+	out.Wildcard = wildcard
+	if name != "" {
+		out.Names = []bulwark.HostName{name}
+	} else if wildcard != "" {
+		out.Names = []bulwark.HostName{wildcard}
+	}
+	out.Chain = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	out.Key = pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: kder})
+	return out, nil
+}
+
+// publish keeps the edge's certificates fresh: at once, whenever the edge came without, and long before they end.
+func (n *Node) publish(ctx context.Context) {
+	client := unixClient(n.config.Sockets.EdgeCerts)
+	issued := time.Now()
+	for {
+		if time.Since(issued) > leafLife/3 {
+			if err := n.authority.issueAll(); err != nil {
+				n.config.Log.Error("certificates cannot be renewed", "error", err)
+			}
+			issued = time.Now()
+		}
+		if err := putCertificates(ctx, client, []bulwark.Certificate{n.authority.leaf}); err != nil && ctx.Err() == nil {
+			n.config.Log.Debug("the edge takes no certificates", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(5 * time.Second):
+		}
+	}
+}
+
+func unixClient(path string) *http.Client {
+	return &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", path)
+	}}}
+}
+
+func putCertificates(ctx context.Context, client *http.Client, certs []bulwark.Certificate) error {
+	b, err := json.Marshal(certs)
+	if err != nil {
+		return err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPut, "http://edge/certificates", bytes.NewReader(b))
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	res, err := client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	if res.StatusCode/100 != 2 {
+		return fmt.Errorf("the edge answered %s", res.Status)
+	}
+	return nil
+}

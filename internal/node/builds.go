@@ -1,0 +1,525 @@
+package node
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/containerd/containerd/v2/pkg/cio"
+
+	"github.com/bulwark-paas/bulwark"
+	"github.com/bulwark-paas/bulwark/internal/build/buildspec"
+	"github.com/bulwark-paas/bulwark/internal/egress"
+	"github.com/bulwark-paas/bulwark/internal/instance/containerd"
+	"github.com/bulwark-paas/bulwark/internal/netpolicy"
+	"github.com/bulwark-paas/bulwark/internal/node/files"
+	"github.com/bulwark-paas/bulwark/internal/node/images"
+	"github.com/bulwark-paas/bulwark/internal/node/ledger"
+	"github.com/bulwark-paas/bulwark/internal/node/network"
+	"github.com/bulwark-paas/bulwark/internal/node/nodeapi"
+	"github.com/bulwark-paas/bulwark/internal/statement"
+)
+
+// buildTime is how long a build may take.
+const buildTime = 30 * time.Minute
+
+// builds runs builders: one throw-away container per build, of the app's own id range, without a route.
+type builds struct {
+	ledger *ledger.Ledger
+	images *images.Store
+	engine *containerd.Driver
+	log    *slog.Logger
+	config buildConfig
+	slots  chan struct{} // as many builds at a time
+	mu     sync.Mutex    // guards running
+	runs   map[bulwark.BuildID]*buildRun
+}
+
+// buildConfig says what builders are made of; all paths are the installation's.
+type buildConfig struct {
+	Dir        string // builds' directories
+	Bases      string // OCI layouts of the bases
+	Programs   string // bulwark-builder and what it needs
+	CA         string // authorities for the way out, "" for none
+	Egress     string // socket of the egress proxy
+	Rootfs     string // where root file systems are mounted
+	Cgroup     string
+	Git        string
+	Toolchains Toolchains
+	UID        func(block uint32) (uint32, error) // first host id of a builder's range
+}
+
+// Toolchains is how this host reaches the registries of the languages, as its own tools are configured.
+type Toolchains struct {
+	Go  bulwark.GoProxy `json:"go"`
+	NPM string          `json:"npm,omitempty"`
+	// Allow are the hosts that builders may reach, "host" or "host:port".
+	Allow []string `json:"allow,omitempty"`
+}
+
+// buildRun is a build under way or over.
+type buildRun struct {
+	mu     sync.Mutex // guards events
+	events []nodeapi.BuildEvent
+	more   broadcast
+	cancel context.CancelFunc
+	over   bool
+}
+
+func (r *buildRun) add(e nodeapi.BuildEvent) {
+	r.mu.Lock()
+	r.events = append(r.events, e)
+	r.over = e.Done != nil || e.Error != nil
+	r.mu.Unlock()
+	r.more.send()
+}
+
+func (b *builds) dir(id bulwark.BuildID) string { return filepath.Join(b.config.Dir, string(id)) }
+
+// source takes the source of a build, before it is asked for.
+func (b *builds) source(ctx context.Context, id bulwark.BuildID, cause bulwark.Digest, body io.Reader) error {
+	_, receipt, err := b.ledger.Document(ctx, cause)
+	if err != nil {
+		return err
+	}
+	app, err := b.ledger.App(ctx, receipt.App)
+	if err != nil {
+		return err
+	}
+	if receipt.Kind != statement.KindPush {
+		return bulwark.Invalid("Only a push brings a source.", "")
+	}
+	var push ledger.PushBody
+	if err := statement.Strict(receipt.Body, &push); err != nil {
+		return err
+	}
+	dir := b.dir(id)
+	if err := os.RemoveAll(dir); err != nil { // of an attempt that was cut off
+		return err
+	}
+	if err := files.Dir(dir, 0o711, 0); err != nil {
+		return err
+	}
+	uid, err := b.config.UID(app.Block)
+	if err != nil {
+		return err
+	}
+	tree, err := measure(ctx, b.config.Git, dir, uid, push.New, body)
+	if err != nil {
+		return errors.Join(err, os.RemoveAll(dir))
+	}
+	return os.WriteFile(filepath.Join(dir, "tree"), []byte(tree), 0o600)
+}
+
+// build starts a build, or joins it, and passes its events on until its end.
+func (b *builds) build(ctx context.Context, in nodeapi.Build, event func(nodeapi.BuildEvent) error) error {
+	if have, err := b.ledger.Built(ctx, in.Cause); err != nil {
+		return err
+	} else if have != nil && b.find(in.Build) == nil {
+		done, err := builtOf(have, nil)
+		if err != nil {
+			return err
+		}
+		return event(nodeapi.BuildEvent{Done: done})
+	}
+	r := b.run(in)
+	for at := 0; ; {
+		wake := r.more.wait()
+		r.mu.Lock()
+		news, over := r.events[at:], r.over
+		r.mu.Unlock()
+		for _, e := range news {
+			if err := event(e); err != nil {
+				return err
+			}
+		}
+		if at += len(news); over {
+			return nil
+		}
+		select {
+		case <-wake:
+		case <-ctx.Done():
+			return ctx.Err() // whoever listened is gone; the build goes on
+		}
+	}
+}
+
+func (b *builds) find(id bulwark.BuildID) *buildRun {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.runs[id]
+}
+
+// run returns the run of a build, starting it if there is none.
+func (b *builds) run(in nodeapi.Build) *buildRun {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if r, ok := b.runs[in.Build]; ok {
+		return r
+	}
+	ctx, cancel := context.WithTimeoutCause(context.Background(), buildTime,
+		bulwark.Fail(bulwark.KindFailed, "The build took longer than 30 minutes and was stopped.", "Look at its last step: bulwark builds show.", nil))
+	r := &buildRun{cancel: cancel}
+	b.runs[in.Build] = r
+	go func() {
+		defer cancel()
+		done, err := b.perform(ctx, in, r)
+		if err != nil {
+			if cause := context.Cause(ctx); cause != nil {
+				err = cause
+			}
+			r.add(nodeapi.BuildEvent{Error: asError(err)})
+			b.log.Info("build failed", "build", in.Build, "error", err)
+		} else {
+			r.add(nodeapi.BuildEvent{Done: done})
+		}
+		// Kept a while for who joins late, then forgotten; the ledger has the result.
+		time.AfterFunc(time.Minute, func() {
+			b.mu.Lock()
+			delete(b.runs, in.Build)
+			b.mu.Unlock()
+		})
+	}()
+	return r
+}
+
+func (b *builds) cancel(id bulwark.BuildID) {
+	if r := b.find(id); r != nil {
+		r.cancel()
+	}
+}
+
+// perform does the work of one build.
+func (b *builds) perform(ctx context.Context, in nodeapi.Build, r *buildRun) (*nodeapi.Built, error) {
+	_, receipt, err := b.ledger.Document(ctx, in.Cause)
+	if err != nil {
+		return nil, err
+	}
+	app, err := b.ledger.App(ctx, receipt.App)
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case b.slots <- struct{}{}:
+		defer func() { <-b.slots }()
+	default:
+		r.add(nodeapi.BuildEvent{Log: "-----> Waiting for another build to end"})
+		select {
+		case b.slots <- struct{}{}:
+			defer func() { <-b.slots }()
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	started := time.Now()
+	dir := b.dir(in.Build)
+	defer os.RemoveAll(dir)
+	tree, err := os.ReadFile(filepath.Join(dir, "tree"))
+	if err != nil {
+		return nil, bulwark.Fail(bulwark.KindUnavailable, "The source of the build is not here.", "Push again.", err)
+	}
+	result, reached, out, err := b.builder(ctx, in.Build, app, dir, r)
+	if err != nil {
+		return nil, err
+	}
+	r.add(nodeapi.BuildEvent{Stage: "admit"})
+	if _, _, err := b.images.Admit(ctx, out, result.Image); err != nil {
+		return nil, err
+	}
+	p, err := b.provenance(ctx, in, app, receipt, string(tree), result, started)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := b.ledger.Admit(ctx, in.Build, in.Cause, p); err != nil {
+		return nil, err
+	}
+	done, err := builtOf(p, reached)
+	if err == nil {
+		done.Own = result.Own
+	}
+	return done, err
+}
+
+func builtOf(p *statement.Provenance, reached []nodeapi.Reached) (*nodeapi.Built, error) {
+	image, err := bulwark.ParseDigest("sha256:" + p.Subject[0].Digest["sha256"])
+	return &nodeapi.Built{Image: image, Plan: p.Predicate.BuildDefinition.ExternalParameters.Plan, Reached: reached}, err
+}
+
+// provenance writes down what the node saw: which tree it handed over, which image it hashed, for whose word.
+func (b *builds) provenance(ctx context.Context, in nodeapi.Build, app *ledger.App, receipt *ledger.Receipt, tree string, result *bulwark.BuildResult, started time.Time) (*statement.Provenance, error) {
+	var push ledger.PushBody
+	if err := statement.Strict(receipt.Body, &push); err != nil {
+		return nil, err
+	}
+	p := &statement.Provenance{Type: statement.InTotoType, PredicateType: statement.SLSAType,
+		Subject: []statement.Subject{{Name: string(app.Name), Digest: map[string]string{"sha256": result.Image.Hex()}}}}
+	p.Predicate.BuildDefinition = statement.BuildDefinition{
+		BuildType: statement.BuildType,
+		ExternalParameters: statement.ExternalParameters{Node: b.ledger.Node(), App: app.ID, Name: app.Name, Plan: result.Plan,
+			Cause: statement.Cause{Kind: receipt.Kind, Person: receipt.Person, Key: receipt.Key, Digest: receipt.Digest}},
+		ResolvedDependencies: []statement.Resource{{URI: "git+" + string(app.Name), Digest: map[string]string{"gitCommit": string(push.New), "gitTree": tree}}},
+	}
+	p.Predicate.RunDetails = statement.RunDetails{Builder: statement.Builder{ID: "https://bulwark.dev/builder/v1"},
+		Metadata: statement.Metadata{InvocationID: string(in.Build), StartedOn: started.UTC(), FinishedOn: time.Now().UTC()}}
+	return p, nil
+}
+
+// builder runs the builder container and returns its word, what it reached, and the directory with the image's blobs.
+func (b *builds) builder(ctx context.Context, id bulwark.BuildID, app *ledger.App, dir string, r *buildRun) (*bulwark.BuildResult, []nodeapi.Reached, string, error) {
+	fail := func(err error) (*bulwark.BuildResult, []nodeapi.Reached, string, error) { return nil, nil, "", err }
+	uid, err := b.config.UID(app.Block)
+	if err != nil {
+		return fail(err)
+	}
+	home := filepath.Join(b.config.Dir, string(app.ID))
+	state, out := filepath.Join(home, "state"), filepath.Join(home, "out")
+	if err := files.Dir(home, 0o711, 0); err != nil {
+		return fail(err)
+	}
+	for _, d := range []string{state, out} {
+		if err := files.Dir(d, 0o700, uid); err != nil {
+			return fail(err)
+		}
+	}
+	rootfs, err := b.rootfs(ctx, id, uid)
+	if err != nil {
+		return fail(err)
+	}
+	defer images.Unmount(rootfs)
+	secrets, err := b.ledger.BuildSecrets(ctx, app.ID)
+	if err != nil {
+		return fail(err)
+	}
+	stdin, err := b.job(id, app, secrets)
+	if err != nil {
+		return fail(err)
+	}
+	spec := buildspec.Spec(buildspec.Options{Rootfs: rootfs, UIDBase: uid, Programs: b.config.Programs, Source: filepath.Join(dir, "src"),
+		State: state, Output: out, Bases: b.config.Bases, CA: b.config.CA, CgroupPath: b.config.Cgroup + "/" + string(id), CgroupV1: cgroupV1()})
+	report, err := b.reach(ctx, id, app)
+	if err != nil {
+		return fail(err)
+	}
+	read, write := io.Pipe()
+	var errText bytes.Buffer
+	_, err = b.engine.Run(ctx, string(id), spec, containerd.Options{
+		Network: report.connect,
+		IO:      cio.NewCreator(cio.WithStreams(stdin, write, &limited{w: &errText, n: 64 << 10}), cio.WithFIFODir(dir)),
+	})
+	if err != nil {
+		return fail(errors.Join(err, report.close()))
+	}
+	ended := make(chan error, 1)
+	go func() {
+		code, err := b.engine.Wait(ctx, string(id))
+		if rerr := b.engine.RemoveID(context.WithoutCancel(ctx), string(id)); err == nil {
+			err = rerr // Remove also waits for the last of the output
+		}
+		if err == nil && code != 0 {
+			b.log.Info("builder ended", "build", id, "code", code, "stderr", errText.String())
+		}
+		write.Close()
+		ended <- err
+	}()
+	result, perr := readEvents(read, r)
+	read.Close()
+	if err := <-ended; err != nil && perr == nil {
+		perr = err
+	}
+	reached := report.finish(ctx)
+	if perr == nil && result == nil {
+		perr = bulwark.Fail(bulwark.KindFailed, "The builder ended without a result.", "It may have run out of memory; push again.", errors.New(errText.String()))
+	}
+	return result, reached, out, perr
+}
+
+// job is what the builder reads on its standard input: the job and the values of the build secrets.
+func (b *builds) job(id bulwark.BuildID, app *ledger.App, secrets map[bulwark.ConfigName][]byte) (io.Reader, error) {
+	j := bulwark.BuildJob{Build: id, App: app.Name, Source: buildspec.SourceDir, State: buildspec.StateDir, Output: buildspec.OutputDir,
+		Bases: buildspec.BasesDir, Proxy: "http://" + buildspec.ProxyAddr, Go: b.config.Toolchains.Go, NPM: b.config.Toolchains.NPM}
+	if b.config.CA != "" {
+		j.CA = buildspec.CAFile
+	}
+	values := map[bulwark.ConfigName]string{}
+	for name, v := range secrets {
+		j.Secrets = append(j.Secrets, name)
+		values[name] = string(v)
+	}
+	var buf bytes.Buffer
+	enc := json.NewEncoder(&buf)
+	if err := enc.Encode(j); err != nil {
+		return nil, err
+	}
+	return &buf, enc.Encode(values)
+}
+
+// rootfs mounts the builder's own root for one build.
+func (b *builds) rootfs(ctx context.Context, id bulwark.BuildID, uid uint32) (string, error) {
+	layout := filepath.Join(b.config.Bases, "builder")
+	digest, err := layoutDigest(layout)
+	if err != nil {
+		return "", err
+	}
+	layers, _, err := b.images.Verify(ctx, digest)
+	if err != nil {
+		if layers, _, err = b.images.Admit(ctx, layout, digest); err != nil {
+			return "", err
+		}
+	}
+	target := filepath.Join(b.config.Rootfs, string(id))
+	return target, b.images.Mount(ctx, layers, images.Platform{}, uid, target)
+}
+
+// layoutDigest returns the one image of an OCI image layout.
+func layoutDigest(dir string) (bulwark.Digest, error) {
+	raw, err := os.ReadFile(filepath.Join(dir, "index.json"))
+	if err != nil {
+		return "", bulwark.Fail(bulwark.KindUnavailable, "The base images are not here.", "On the machine, run bulwark bases make.", err)
+	}
+	var index struct {
+		Manifests []struct {
+			Digest bulwark.Digest `json:"digest"`
+		} `json:"manifests"`
+	}
+	if err := json.Unmarshal(raw, &index); err != nil || len(index.Manifests) != 1 {
+		return "", fmt.Errorf("node: %s does not hold exactly one image: %w", dir, err)
+	}
+	return index.Manifests[0].Digest, nil
+}
+
+// way is a builder's way out: a socket in its own namespace at which the egress proxy answers.
+type way struct {
+	client *egress.Client
+	id     bulwark.BuildID
+	ctx    context.Context
+	policy egress.Policy
+}
+
+func (b *builds) reach(ctx context.Context, id bulwark.BuildID, app *ledger.App) (*way, error) {
+	c, err := egress.Dial(b.config.Egress)
+	if err != nil {
+		return nil, err
+	}
+	w := &way{client: c, id: id, ctx: ctx, policy: egress.Policy{App: app.Name}}
+	more, err := b.ledger.Registries(ctx)
+	if err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	w.policy.Allow, err = netpolicy.Rules(append(slices.Clone(b.config.Toolchains.Allow), more...)...)
+	if err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return w, nil
+}
+
+func (w *way) connect(pid int) error {
+	if err := network.Loopback(pid); err != nil {
+		return err
+	}
+	l, err := network.Listen(pid, buildspec.ProxyAddr)
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	return w.client.Register(w.ctx, w.id, l, w.policy)
+}
+
+func (w *way) close() error { return w.client.Close() }
+
+// finish takes the way down and tells what was reached.
+func (w *way) finish(ctx context.Context) []nodeapi.Reached {
+	defer w.client.Close()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	report, err := w.client.Release(ctx, w.id)
+	if err != nil {
+		return nil
+	}
+	var out []nodeapi.Reached
+	for _, e := range report.Entries {
+		out = append(out, nodeapi.Reached{Host: e.Host, Port: e.Port, Allowed: e.Verdict == egress.Reached, Count: e.Count,
+			Reason: string(e.Reason), Bytes: e.Up + e.Down})
+	}
+	return out
+}
+
+// readEvents reads a builder's lines; it is hostile, so they are bounded in length and number.
+func readEvents(from io.Reader, r *buildRun) (*bulwark.BuildResult, error) {
+	const maxLine, maxLog = 1 << 20, 12 << 20
+	lines := bufio.NewScanner(from)
+	lines.Buffer(nil, maxLine)
+	total := 0
+	var result *bulwark.BuildResult
+	var failed error
+	for lines.Scan() {
+		var e bulwark.BuildEvent
+		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
+			continue
+		}
+		switch {
+		case e.Error != nil:
+			failed = e.Error
+		case e.Result != nil:
+			result = e.Result
+		case total < maxLog:
+			if total += len(lines.Bytes()); total >= maxLog {
+				e.Log = "(the rest of the log is cut)"
+			}
+			r.add(nodeapi.BuildEvent{Log: clean(e.Log), Stage: clean(e.Stage)})
+		}
+	}
+	if failed == nil {
+		failed = lines.Err()
+	}
+	return result, failed
+}
+
+// clean keeps a line from driving a terminal.
+func clean(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' && r != '\t' || r == 0x7f || r >= 0x80 && r < 0xa0 {
+			return -1
+		}
+		return r
+	}, s)
+}
+
+// limited keeps the first n bytes.
+type limited struct {
+	w *bytes.Buffer
+	n int
+}
+
+func (l *limited) Write(p []byte) (int, error) {
+	if room := l.n - l.w.Len(); room > 0 {
+		l.w.Write(p[:min(room, len(p))])
+	}
+	return len(p), nil
+}
+
+func cgroupV1() bool {
+	_, err := os.Stat("/sys/fs/cgroup/cgroup.controllers")
+	return err != nil
+}
+
+// asError makes an error fit for the wire: one with no kind keeps its text on this side.
+func asError(err error) *bulwark.Error {
+	if e, ok := errors.AsType[*bulwark.Error](err); ok {
+		return e
+	}
+	if errors.Is(err, context.Canceled) {
+		return &bulwark.Error{Kind: bulwark.KindCanceled, Message: "It was canceled."}
+	}
+	return &bulwark.Error{Kind: bulwark.KindInternal, Message: "Something went wrong inside the platform.", Hint: "On the machine, see the node's log."}
+}

@@ -1,0 +1,435 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/bulwark-paas/bulwark"
+	"github.com/bulwark-paas/bulwark/internal/dial"
+	"github.com/bulwark-paas/bulwark/internal/instance/driver"
+	"github.com/bulwark-paas/bulwark/internal/node/images"
+	"github.com/bulwark-paas/bulwark/internal/node/ledger"
+	"github.com/bulwark-paas/bulwark/internal/node/network"
+	"github.com/bulwark-paas/bulwark/internal/node/nodeapi"
+	"github.com/bulwark-paas/bulwark/internal/statement"
+)
+
+// The labels that the engine keeps for an instance, so that a restarted node knows what runs.
+const (
+	labelApp        = "bulwark.app"
+	labelProcess    = "bulwark.process"
+	labelGeneration = "bulwark.generation"
+	labelRelease    = "bulwark.release"
+	labelImage      = "bulwark.image"
+	labelAddress    = "bulwark.address"
+	labelPort       = "bulwark.port"
+	labelHealth     = "bulwark.health"
+)
+
+// Instances runs instances: it verifies, puts together, starts, watches and stops them.
+type instances struct {
+	ledger  *ledger.Ledger
+	images  *images.Store
+	driver  driver.Driver
+	router  *network.Router
+	dial    *dialer
+	dirs    dirs
+	uid     func(block uint32) (uint32, error) // first host id of an app's own range
+	log     *slog.Logger
+	mu      sync.Mutex // guards all and watch
+	all     map[bulwark.InstanceID]*instance
+	mounts  sync.Mutex // one image is put together at a time
+	changed broadcast
+}
+
+// instance is what the node knows of one.
+type instance struct {
+	nodeapi.Instance
+	labels  map[string]string
+	address netip.Addr
+	port    uint16
+	health  string
+	netns   *os.File
+	stop    context.CancelFunc // ends the watch
+	gone    chan struct{}      // closed when the process ended
+}
+
+// dirs are the node's places.
+type dirs struct {
+	rootfs string // mounted images, one directory per release
+	init   string // config sockets
+	bin    string // bulwark-init
+	logs   string // one log per instance
+}
+
+// start starts an instance of a release: nothing is taken from the caller but the bundle, which is verified in whole.
+func (n *instances) start(ctx context.Context, in nodeapi.Start) (*nodeapi.Instance, error) {
+	n.mu.Lock()
+	if have, ok := n.all[in.Instance]; ok {
+		n.mu.Unlock()
+		return &have.Instance, nil // asked again after an answer that was lost
+	}
+	n.mu.Unlock()
+	launch, err := n.ledger.Launch(ctx, in.Bundle)
+	if err != nil {
+		return nil, err
+	}
+	r := launch.Release
+	command, ok := r.Plan.Processes[in.Process]
+	if !ok {
+		return nil, bulwark.Fail(bulwark.KindInvalid, fmt.Sprintf("Release v%d of %s has no process type %s.", r.Generation, r.Name, in.Process),
+			"See bulwark ps for those it has.", nil)
+	}
+	layers, config, err := n.images.Verify(ctx, r.Image)
+	if err != nil {
+		return nil, err
+	}
+	rootfs, err := n.mount(ctx, launch, layers)
+	if err != nil {
+		return nil, err
+	}
+	address, err := n.router.Address()
+	if err != nil {
+		return nil, err
+	}
+	i := newInstance(in, launch, address)
+	if err := n.run(ctx, i, launch, command, config, rootfs); err != nil {
+		n.router.Release(address)
+		return nil, err
+	}
+	out := i.Instance
+	n.adopt(i)
+	return &out, nil
+}
+
+func newInstance(in nodeapi.Start, launch *ledger.Launch, address netip.Addr) *instance {
+	r := launch.Release
+	i := &instance{address: address, port: r.Plan.Port, health: r.Plan.Health, gone: make(chan struct{})}
+	if i.port == 0 {
+		i.port = bulwark.EdgePort
+	}
+	i.Instance = nodeapi.Instance{Instance: in.Instance, App: r.App, Process: in.Process, Generation: r.Generation,
+		Phase: nodeapi.PhaseStarting, Since: time.Now()}
+	i.labels = map[string]string{
+		labelApp: string(r.App), labelProcess: string(in.Process), labelGeneration: strconv.FormatUint(r.Generation, 10),
+		labelRelease: string(launch.Digest), labelImage: string(r.Image),
+		labelAddress: address.String(), labelPort: strconv.Itoa(int(i.port)), labelHealth: i.health,
+	}
+	return i
+}
+
+// run has the engine start the instance while the node serves its config to its init.
+func (n *instances) run(ctx context.Context, i *instance, launch *ledger.Launch, command bulwark.Command, config ledger.ImageConfig, rootfs string) error {
+	r := launch.Release
+	uid, err := n.uid(launch.App.Block)
+	if err != nil {
+		return err
+	}
+	values := map[string]string{"PORT": strconv.Itoa(int(i.port))}
+	for name, v := range launch.Values {
+		values[string(name)] = string(v)
+	}
+	socket, served, err := n.serveConfig(i.Instance.Instance, int(uid)+1000, values)
+	if err != nil {
+		return err
+	}
+	defer os.Remove(socket)
+	mode := "--"
+	if command.Expand {
+		mode = "--expand"
+	}
+	dir := command.Dir
+	if dir == "" {
+		dir = config.Dir
+	}
+	pid, err := n.driver.Start(ctx, driver.Spec{
+		Instance: i.Instance.Instance, Labels: i.labels, Rootfs: rootfs, Dir: dir, UIDBase: uid,
+		Args:     append([]string{"/.bulwark/init", mode}, command.Argv...),
+		Env:      append(append([]string{}, config.Env...), environment(r, i)...),
+		Limits:   r.Sizes[i.Process].Limits(),
+		Writable: r.Plan.Writable,
+		Mounts:   []driver.Mount{{Source: socket, Target: "/.bulwark/socket"}},
+		Hostname: string(r.Name),
+		LogFile:  n.logFile(i.Instance.Instance),
+		Network:  func(pid int) error { return n.router.Connect(i.Instance.Instance, pid, i.address) },
+	})
+	if err != nil {
+		return err
+	}
+	if err := <-served; err != nil {
+		n.log.Error("config was not fetched", "instance", i.Instance.Instance, "error", err)
+	}
+	i.netns, err = network.Namespace(pid)
+	if err != nil {
+		// It ended before it could be looked at; the watch will say so.
+		n.log.Info("instance ended at once", "instance", i.Instance.Instance)
+	}
+	return nil
+}
+
+// environment is what every instance is told about itself; no secret is in it.
+func environment(r *statement.Release, i *instance) []string {
+	return []string{
+		"HOME=/app", "LANG=C.UTF-8",
+		"BULWARK_APP=" + string(r.Name),
+		"BULWARK_RELEASE=v" + strconv.FormatUint(r.Generation, 10),
+		"BULWARK_INSTANCE=" + string(i.Instance.Instance),
+		"BULWARK_PROCESS=" + string(i.Process),
+	}
+}
+
+// serveConfig serves an instance's config once, on a socket that only the app's user can connect to.
+func (n *instances) serveConfig(id bulwark.InstanceID, owner int, values map[string]string) (path string, served <-chan error, err error) {
+	b, err := json.Marshal(values)
+	if err != nil {
+		return "", nil, err
+	}
+	path = filepath.Join(n.dirs.init, string(id))
+	_ = os.Remove(path) // of an attempt that was cut off
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return "", nil, err
+	}
+	l.SetUnlinkOnClose(false)
+	if err := os.Chown(path, owner, owner); err != nil {
+		l.Close()
+		return "", nil, err
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		l.Close()
+		return "", nil, err
+	}
+	done := make(chan error, 1)
+	go func() {
+		defer l.Close()
+		l.SetDeadline(time.Now().Add(20 * time.Second))
+		c, err := l.Accept()
+		if err == nil {
+			c.SetDeadline(time.Now().Add(10 * time.Second))
+			_, err = c.Write(b)
+			c.Close()
+		}
+		done <- err
+	}()
+	return path, done, nil
+}
+
+// mount puts the release's image together for the app's id range, once.
+func (n *instances) mount(ctx context.Context, launch *ledger.Launch, layers []ledger.Layer) (string, error) {
+	n.mounts.Lock()
+	defer n.mounts.Unlock()
+	r := launch.Release
+	target := filepath.Join(n.dirs.rootfs, fmt.Sprintf("%s-%d", r.App, r.Generation))
+	if images.Mounted(target) {
+		return target, nil
+	}
+	p := images.Platform{Init: n.dirs.bin, Dirs: r.Plan.Writable, Files: map[string]string{
+		"etc/resolv.conf": "nameserver " + network.Gateway.String() + "\noptions edns0\n",
+		"etc/hosts":       "127.0.0.1 localhost\n::1 localhost\n",
+		"etc/hostname":    string(r.Name) + "\n",
+	}}
+	uid, err := n.uid(launch.App.Block)
+	if err != nil {
+		return "", err
+	}
+	return target, n.images.Mount(ctx, layers, p, uid, target)
+}
+
+func (n *instances) logFile(id bulwark.InstanceID) string {
+	return filepath.Join(n.dirs.logs, string(id)+".log")
+}
+
+// adopt makes an instance known and watches it.
+func (n *instances) adopt(i *instance) {
+	ctx, cancel := context.WithCancel(context.Background())
+	i.stop = cancel
+	n.mu.Lock()
+	n.all[i.Instance.Instance] = i
+	n.mu.Unlock()
+	n.changed.send()
+	go n.watch(ctx, i)
+}
+
+// recover takes over what runs after a restart of the node.
+func (n *instances) recover(ctx context.Context) error {
+	found, err := n.driver.List(ctx)
+	if err != nil {
+		return err
+	}
+	for _, st := range found {
+		i, err := fromLabels(st)
+		if err != nil || st.State == driver.Created {
+			// Nobody was told that it exists: its start was cut off.
+			if err := n.driver.Remove(ctx, st.Instance); err != nil {
+				return err
+			}
+			continue
+		}
+		if st.State == driver.Running {
+			if i.netns, err = network.Namespace(st.PID); err != nil {
+				n.log.Info("instance ended meanwhile", "instance", st.Instance)
+			}
+		} else {
+			i.Phase, i.ExitCode = nodeapi.PhaseExited, st.ExitCode
+			close(i.gone)
+		}
+		n.adopt(i)
+	}
+	return nil
+}
+
+func fromLabels(st driver.Status) (*instance, error) {
+	app, err := bulwark.ParseAppID(st.Labels[labelApp])
+	if err != nil {
+		return nil, err
+	}
+	process, err := bulwark.ParseProcessType(st.Labels[labelProcess])
+	if err != nil {
+		return nil, err
+	}
+	generation, err := strconv.ParseUint(st.Labels[labelGeneration], 10, 64)
+	if err != nil {
+		return nil, err
+	}
+	address, err := netip.ParseAddr(st.Labels[labelAddress])
+	if err != nil {
+		return nil, err
+	}
+	port, err := strconv.ParseUint(st.Labels[labelPort], 10, 16)
+	if err != nil {
+		return nil, err
+	}
+	return &instance{
+		Instance: nodeapi.Instance{Instance: st.Instance, App: app, Process: process, Generation: generation,
+			Phase: nodeapi.PhaseStarting, Since: time.Now()},
+		labels: st.Labels, address: address, port: uint16(port), health: st.Labels[labelHealth], gone: make(chan struct{}),
+	}, nil
+}
+
+// ended notes the end of an instance's process.
+func (n *instances) ended(e driver.Exit) {
+	n.mu.Lock()
+	i, ok := n.all[e.Instance]
+	if ok && !i.Phase.Over() {
+		i.ExitCode = e.Code
+		i.Phase = nodeapi.PhaseExited
+		if i.Reason == "" {
+			i.Reason = exitReason(e.Code)
+		}
+		select {
+		case <-i.gone:
+		default:
+			close(i.gone)
+		}
+	}
+	n.mu.Unlock()
+	if ok {
+		n.changed.send()
+	}
+}
+
+func exitReason(code int) string {
+	switch {
+	case code == 0:
+		return "it ended by itself with exit code 0; a process of an app is meant to go on"
+	case code == 137:
+		return "it was killed (SIGKILL), most often because it used more memory than its size allows"
+	case code > 128:
+		return fmt.Sprintf("it was ended by signal %d (%s)", code-128, syscall.Signal(code-128))
+	}
+	return fmt.Sprintf("it ended with exit code %d", code)
+}
+
+// list returns a copy of all that is known.
+func (n *instances) list() []nodeapi.Instance {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	out := make([]nodeapi.Instance, 0, len(n.all))
+	for _, i := range n.all {
+		out = append(out, i.Instance)
+	}
+	return out
+}
+
+// end stops an instance: no new request reaches it, SIGTERM, grace, SIGKILL; then it is forgotten.
+func (n *instances) end(ctx context.Context, in nodeapi.Stop) error {
+	n.mu.Lock()
+	i, ok := n.all[in.Instance]
+	if ok && !i.Phase.Over() {
+		i.Phase = nodeapi.PhaseStopping
+	}
+	n.mu.Unlock()
+	if !ok {
+		return n.driver.Remove(ctx, in.Instance)
+	}
+	i.stop()
+	if err := n.dial.unregister(ctx, in.Instance); err != nil {
+		n.log.Warn("dial did not forget an instance", "instance", in.Instance, "error", err)
+	}
+	select {
+	case <-i.gone:
+	default:
+		if err := n.driver.Signal(ctx, in.Instance, syscall.SIGTERM); err != nil && bulwark.KindOf(err) != bulwark.KindNotFound {
+			return err
+		}
+		timer := time.NewTimer(min(time.Duration(in.Grace), 5*time.Minute))
+		defer timer.Stop()
+		select {
+		case <-i.gone:
+		case <-timer.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	if err := n.driver.Remove(ctx, in.Instance); err != nil {
+		return err
+	}
+	n.mu.Lock()
+	delete(n.all, in.Instance)
+	n.mu.Unlock()
+	if i.netns != nil {
+		i.netns.Close()
+	}
+	n.router.Release(i.address)
+	n.changed.send()
+	return nil
+}
+
+// registration is what dial is told of an instance.
+func (n *instances) registration(ctx context.Context, i *instance) (dial.Entry, error) {
+	hosts, err := n.ledger.Hosts(ctx, i.App)
+	if err != nil {
+		return dial.Entry{}, err
+	}
+	return dial.Entry{NetNS: i.netns, Registration: bulwark.Registration{Instance: i.Instance.Instance, App: i.App,
+		Address: i.address.String(), Port: i.port, Hosts: hosts}}, nil
+}
+
+// halt stops every instance, for the end of the platform on this machine; they start again with it.
+func (n *instances) halt(ctx context.Context) error {
+	var wg sync.WaitGroup
+	var mu sync.Mutex // guards failed
+	var failed error
+	for _, i := range n.list() {
+		wg.Go(func() {
+			if err := n.end(ctx, nodeapi.Stop{Instance: i.Instance, Grace: bulwark.Duration(30 * time.Second)}); err != nil {
+				mu.Lock()
+				failed = errors.Join(failed, err)
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	return failed
+}

@@ -1,0 +1,330 @@
+package ledger
+
+import (
+	"database/sql"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/bulwark-paas/bulwark"
+	"github.com/bulwark-paas/bulwark/internal/seal"
+	"github.com/bulwark-paas/bulwark/internal/statement"
+)
+
+// App is what the ledger knows of an app.
+type App struct {
+	ID       bulwark.AppID
+	Name     bulwark.AppName
+	Project  bulwark.ProjectID
+	Block    uint32 // which block of the installation's uid range is the app's own; never given twice
+	Newest   uint64 // the newest generation that was released
+	Promoted uint64 // the newest generation that was promoted; 0 for none
+	Config   uint64 // the newest config revision
+}
+
+// apply gives a verified statement its effect. Each person in the ledger is an owner of the installation for now; roles
+// come in here, before the switch.
+func (l *Ledger) apply(tx *sql.Tx, s *statement.Statement, r *Receipt) error {
+	switch s.Kind {
+	case statement.KindAppCreate:
+		return decode(s, func(b statement.AppCreate) error { return createApp(tx, s.App, b) })
+	case statement.KindKeyAdd:
+		return decode(s, func(b statement.KeyAdd) error { return keyAdd(tx, b, r.Person) })
+	case statement.KindKeyRemove:
+		return decode(s, func(b statement.KeyRemove) error { return keyRemove(tx, b, r) })
+	case statement.KindRegistryAllow:
+		return decode(s, func(b statement.Registry) error {
+			_, err := tx.Exec(`INSERT INTO registry (host) VALUES (?) ON CONFLICT DO NOTHING`, b.Host)
+			return err
+		})
+	}
+	app, err := appByID(tx, s.App)
+	if err != nil {
+		return err
+	}
+	switch s.Kind {
+	case statement.KindAppDestroy:
+		return decode(s, func(b statement.AppDestroy) error { return destroyApp(tx, app, b) })
+	case statement.KindDeploy:
+		return decode(s, func(b statement.Deploy) error {
+			if (b.Tree == "") == (b.Image == "") {
+				return bulwark.Invalid("A deploy names either a source tree or an image.", "")
+			}
+			return nil
+		})
+	case statement.KindRollback:
+		return decode(s, func(b statement.Rollback) error { return checkRollback(tx, app, b) })
+	case statement.KindConfigSet:
+		return decode(s, func(b statement.ConfigSet) error { return l.setConfig(tx, app, b, r) })
+	case statement.KindBuildSecret:
+		return decode(s, func(b statement.ConfigSet) error { return l.setBuildSecrets(tx, app, b) })
+	case statement.KindConfigReveal:
+		return decode(s, func(b statement.ConfigReveal) error { return nil })
+	case statement.KindRun:
+		return decode(s, func(b statement.Run) error {
+			if len(b.Argv) == 0 {
+				return bulwark.Invalid("There is no command to run.", "Give one: bulwark run -- ls -l")
+			}
+			return nil
+		})
+	case statement.KindResize:
+		return decode(s, func(b statement.Resize) error { return resize(tx, app, b) })
+	case statement.KindDomainAdd:
+		return decode(s, func(b statement.Domain) error { return l.claimHost(tx, app, b.Host) })
+	case statement.KindDomainRemove:
+		return decode(s, func(b statement.Domain) error {
+			_, err := tx.Exec(`DELETE FROM host WHERE host = ? AND app = ?`, b.Host, app.ID)
+			return err
+		})
+	case statement.KindEgressAllow:
+		return decode(s, func(b statement.Egress) error {
+			_, err := tx.Exec(`INSERT INTO egress (app, rule) VALUES (?,?) ON CONFLICT DO NOTHING`, app.ID, b.Rule)
+			return err
+		})
+	case statement.KindEgressDeny:
+		return decode(s, func(b statement.Egress) error {
+			_, err := tx.Exec(`DELETE FROM egress WHERE app = ? AND rule = ?`, app.ID, b.Rule)
+			return err
+		})
+	}
+	return bulwark.Invalid(fmt.Sprintf("There is no statement of kind %q.", s.Kind), "Use a bulwark command of the same version as the server.")
+}
+
+func decode[T any](s *statement.Statement, f func(T) error) error {
+	var body T
+	if err := s.Decode(&body); err != nil {
+		return err
+	}
+	return f(body)
+}
+
+func createApp(tx *sql.Tx, id bulwark.AppID, b statement.AppCreate) error {
+	if id == "" || b.Name == "" {
+		return bulwark.Invalid("A new app needs an id and a name.", "")
+	}
+	var taken int
+	if err := tx.QueryRow(`SELECT count(*) FROM app WHERE id = ? OR (name = ? AND destroyed = 0)`, id, b.Name).Scan(&taken); err != nil {
+		return err
+	}
+	if taken > 0 {
+		return bulwark.Fail(bulwark.KindConflict, fmt.Sprintf("There is an app named %s already.", b.Name), "Choose another name.", nil)
+	}
+	project := b.Project
+	if project == "" {
+		project = DefaultProject
+	}
+	if project != DefaultProject {
+		return bulwark.Failf(bulwark.KindNotFound, "There is no such project.")
+	}
+	_, err := tx.Exec(`INSERT INTO app (id, name, project, block) VALUES (?,?,?, (SELECT coalesce(max(block), 0) + 1 FROM app))`,
+		id, b.Name, project)
+	return err
+}
+
+// DefaultProject is the one project of an installation until there are more.
+const DefaultProject = bulwark.ProjectID("prj_00000000000000000000000000")
+
+// destroyApp forgets the app's name, hosts and values; its releases and documents stay as history.
+func destroyApp(tx *sql.Tx, app *App, b statement.AppDestroy) error {
+	if b.Name != app.Name {
+		return bulwark.Invalid("The statement names another app.", "")
+	}
+	for _, q := range []string{
+		`UPDATE app SET destroyed = 1 WHERE id = ?`,
+		`DELETE FROM host WHERE app = ?`,
+		`DELETE FROM config_value WHERE app = ?`,
+		`DELETE FROM build_secret WHERE app = ?`,
+		`DELETE FROM egress WHERE app = ?`,
+	} {
+		if _, err := tx.Exec(q, app.ID); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func keyAdd(tx *sql.Tx, b statement.KeyAdd, p bulwark.PersonID) error {
+	if (b.SSH == "") == (b.Device == nil) {
+		return bulwark.Invalid("Give either an SSH key or a device key.", "")
+	}
+	if b.SSH != "" {
+		return addSSH(tx, b.SSH, p)
+	}
+	k, err := statement.ParseKey(b.Device)
+	if err != nil {
+		return err
+	}
+	return addKey(tx, "device", k.Fingerprint, k.PKIX(), p)
+}
+
+func keyRemove(tx *sql.Tx, b statement.KeyRemove, r *Receipt) error {
+	if b.Fingerprint == r.Key {
+		return bulwark.Invalid("A key cannot remove itself.", "Remove it from another device, so that you are not locked out.")
+	}
+	res, err := tx.Exec(`UPDATE key SET removed = 1 WHERE fingerprint = ? AND person = ? AND removed = 0`, b.Fingerprint, r.Person)
+	if err != nil {
+		return err
+	}
+	if n, _ := res.RowsAffected(); n == 0 {
+		return bulwark.Failf(bulwark.KindNotFound, "You have no key with this fingerprint.")
+	}
+	return nil
+}
+
+func checkRollback(tx *sql.Tx, app *App, b statement.Rollback) error {
+	var n int
+	if err := tx.QueryRow(`SELECT count(*) FROM release WHERE app = ? AND generation = ?`, app.ID, b.To).Scan(&n); err != nil {
+		return err
+	}
+	if n == 0 {
+		return bulwark.Fail(bulwark.KindNotFound, fmt.Sprintf("App %s has no release v%d.", app.Name, b.To), "See bulwark releases.", nil)
+	}
+	return nil
+}
+
+// MaxConfig is how many config variables an app may have.
+const MaxConfig = 10_000
+
+func (l *Ledger) setConfig(tx *sql.Tx, app *App, b statement.ConfigSet, r *Receipt) error {
+	if b.Base != app.Config {
+		return bulwark.Fail(bulwark.KindConflict, fmt.Sprintf("The config of %s was changed meanwhile: it is at revision %d, not %d.", app.Name, app.Config, b.Base),
+			"Run the command again.", nil)
+	}
+	k, err := l.secrets(app.Project)
+	if err != nil {
+		return err
+	}
+	next := app.Config + 1
+	closeValue := func(name bulwark.ConfigName) error {
+		_, err := tx.Exec(`UPDATE config_value SET until = ? WHERE app = ? AND name = ? AND until > ?`, app.Config, app.ID, name, app.Config)
+		return err
+	}
+	for _, name := range b.Unset {
+		if err := closeValue(name); err != nil {
+			return err
+		}
+	}
+	for name, sealed := range b.Set {
+		if slices.Contains(b.Unset, name) {
+			return bulwark.Invalid(fmt.Sprintf("%s is both set and unset.", name), "")
+		}
+		value, err := k.Open(l.place(app, seal.UseConfig, name), sealed)
+		if err != nil {
+			return err
+		}
+		if err := seal.CheckValue(name, value); err != nil {
+			return err
+		}
+		if err := closeValue(name); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(`INSERT INTO config_value (app, name, since, sealed, digest) VALUES (?,?,?,?,?)`,
+			app.ID, name, next, sealed, k.ValueDigest(name, value)); err != nil {
+			return err
+		}
+	}
+	digests, _, err := configAt(tx, app.ID, next)
+	if err != nil {
+		return err
+	}
+	if len(digests) > MaxConfig {
+		return bulwark.Failf(bulwark.KindTooLarge, "An app has at most %d config variables.", MaxConfig)
+	}
+	ref := statement.ConfigRef{Revision: next, Digest: k.Revision(digests)}
+	r.Config = &ref
+	// The receipt carries the names, for display; the ciphertexts stay in the document.
+	if _, err := tx.Exec(`INSERT INTO config (app, revision, digest) VALUES (?,?,?)`, app.ID, next, ref.Digest); err != nil {
+		return err
+	}
+	_, err = tx.Exec(`UPDATE app SET config = ? WHERE id = ?`, next, app.ID)
+	return err
+}
+
+func (l *Ledger) setBuildSecrets(tx *sql.Tx, app *App, b statement.ConfigSet) error {
+	k, err := l.secrets(app.Project)
+	if err != nil {
+		return err
+	}
+	for _, name := range b.Unset {
+		if _, err := tx.Exec(`DELETE FROM build_secret WHERE app = ? AND name = ?`, app.ID, name); err != nil {
+			return err
+		}
+	}
+	for name, sealed := range b.Set {
+		value, err := k.Open(l.place(app, seal.UseBuild, name), sealed)
+		if err != nil {
+			return err
+		}
+		if err := seal.CheckValue(name, value); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(`INSERT INTO build_secret (app, name, sealed) VALUES (?,?,?) ON CONFLICT DO UPDATE SET sealed = excluded.sealed`,
+			app.ID, name, sealed); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (l *Ledger) place(app *App, use string, name bulwark.ConfigName) seal.Place {
+	return seal.Place{Node: l.Node(), Project: app.Project, App: app.ID, Use: use, Name: name}
+}
+
+// configAt returns the digests and ciphertexts of a config revision.
+func configAt(tx *sql.Tx, app bulwark.AppID, revision uint64) (map[bulwark.ConfigName]bulwark.Digest, map[bulwark.ConfigName][]byte, error) {
+	rows, err := tx.Query(`SELECT name, digest, sealed FROM config_value WHERE app = ? AND since <= ? AND until >= ?`, app, revision, revision)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer rows.Close()
+	digests, sealed := map[bulwark.ConfigName]bulwark.Digest{}, map[bulwark.ConfigName][]byte{}
+	for rows.Next() {
+		var n bulwark.ConfigName
+		var d bulwark.Digest
+		var s []byte
+		if err := rows.Scan(&n, &d, &s); err != nil {
+			return nil, nil, err
+		}
+		digests[n], sealed[n] = d, s
+	}
+	return digests, sealed, rows.Err()
+}
+
+func resize(tx *sql.Tx, app *App, b statement.Resize) error {
+	for p, z := range b.Sizes {
+		if _, err := tx.Exec(`INSERT INTO size (app, process, size) VALUES (?,?,?) ON CONFLICT DO UPDATE SET size = excluded.size`, app.ID, p, z); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (l *Ledger) claimHost(tx *sql.Tx, app *App, host bulwark.HostName) error {
+	if host == "" {
+		return bulwark.Invalid("The host name is empty.", "Give a name such as shop.example.org.")
+	}
+	if host == l.domain || strings.HasSuffix(string(host), "."+string(l.domain)) {
+		return bulwark.Invalid(fmt.Sprintf("Host names below %s belong to the apps of those names.", l.domain), "Give a domain of your own.")
+	}
+	var owner bulwark.AppID
+	err := tx.QueryRow(`SELECT app FROM host WHERE host = ?`, host).Scan(&owner)
+	if errors.Is(err, sql.ErrNoRows) {
+		_, err = tx.Exec(`INSERT INTO host (host, app) VALUES (?,?)`, host, app.ID)
+		return err
+	}
+	if err == nil && owner != app.ID {
+		return bulwark.Fail(bulwark.KindConflict, fmt.Sprintf("The host name %s belongs to another app.", host), "Remove it there first.", nil)
+	}
+	return err
+}
+
+func appByID(tx *sql.Tx, id bulwark.AppID) (*App, error) {
+	a := &App{ID: id}
+	err := tx.QueryRow(`SELECT name, project, block, newest, promoted, config FROM app WHERE id = ? AND destroyed = 0`, id).
+		Scan(&a.Name, &a.Project, &a.Block, &a.Newest, &a.Promoted, &a.Config)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, bulwark.Failf(bulwark.KindNotFound, "There is no such app.")
+	}
+	return a, err
+}

@@ -1,0 +1,316 @@
+// Package ledger is the node's own book of authority: who the people are and which keys they hold, what they signed, and
+// the high-water marks that keep anything old from coming back.
+//
+// It promises that nothing enters but what a registered key signed for this installation, each document once and never
+// again whatever the clock says; that names and hosts have one owner; that the generations and config revisions of an
+// app only grow; and that a release says no more than what follows from an accepted document and a measured build. It
+// asks nobody: the server's word counts for nothing here.
+//
+// Whoever owns the node's process owns the ledger; its file is readable to root alone.
+package ledger
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/hmac"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/bulwark-paas/bulwark"
+	"github.com/bulwark-paas/bulwark/internal/db"
+	"github.com/bulwark-paas/bulwark/internal/enrol"
+	"github.com/bulwark-paas/bulwark/internal/seal"
+	"github.com/bulwark-paas/bulwark/internal/statement"
+)
+
+// Ledger is the open book.
+type Ledger struct {
+	db      *db.DB
+	key     ed25519.PrivateKey
+	public  statement.Key
+	secrets func(bulwark.ProjectID) (*seal.Key, error)
+	domain  bulwark.HostName
+	now     func() time.Time
+}
+
+// Config is what a ledger needs.
+type Config struct {
+	Path string
+	Key  ed25519.PrivateKey // the node's own
+	// Secrets returns the private key of a project.
+	Secrets func(bulwark.ProjectID) (*seal.Key, error)
+	// Domain is the one below which every app has its name as a host name; nobody can claim a host there.
+	Domain bulwark.HostName
+	Now    func() time.Time // nil means time.Now
+}
+
+// Open opens or makes the ledger at c.Path.
+func Open(ctx context.Context, c Config) (*Ledger, error) {
+	d, err := db.Open(ctx, c.Path, migrations())
+	if err != nil {
+		return nil, err
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	return &Ledger{db: d, key: c.Key, public: statement.NewKey(c.Key.Public().(ed25519.PublicKey)), secrets: c.Secrets, domain: c.Domain, now: c.Now}, nil
+}
+
+// Close closes the ledger.
+func (l *Ledger) Close() error { return l.db.Close() }
+
+// Node returns the name of this installation in statements: the fingerprint of the node's key.
+func (l *Ledger) Node() string { return l.public.Fingerprint }
+
+// Receipt is the node's answer to an accepted document. The same document gets the same receipt again, so that a caller
+// that was interrupted can ask once more; it takes effect once.
+type Receipt struct {
+	Digest bulwark.Digest   `json:"digest"` // of the document
+	Kind   statement.Kind   `json:"kind"`
+	Person bulwark.PersonID `json:"person"`
+	Key    string           `json:"key"`
+	App    bulwark.AppID    `json:"app,omitempty"`
+	Seq    uint64           `json:"seq"`
+	// Config is the revision that a config statement made.
+	Config *statement.ConfigRef `json:"config,omitempty"`
+	// Body is the verified body, so that the caller need not parse what it cannot verify.
+	Body json.RawMessage `json:"body,omitempty"`
+}
+
+// cause returns what a release says about the document.
+func (r Receipt) cause() statement.Cause {
+	return statement.Cause{Kind: r.Kind, Person: r.Person, Key: r.Key, Digest: r.Digest}
+}
+
+// Submit verifies a person's statement and gives it effect.
+func (l *Ledger) Submit(ctx context.Context, envelope []byte) (*Receipt, error) {
+	digest := bulwark.Sum(envelope)
+	var out *Receipt
+	err := l.db.Tx(ctx, func(tx *sql.Tx) error {
+		if r, err := known(tx, digest); err != nil || r != nil {
+			out = r
+			return err
+		}
+		fingerprint, err := statement.Signer(envelope)
+		if err != nil {
+			return err
+		}
+		person, der, err := key(tx, "device", fingerprint)
+		if err != nil {
+			return err
+		}
+		k, err := statement.ParseKey(der)
+		if err != nil {
+			return err
+		}
+		s, err := statement.Verify(envelope, k)
+		if err != nil {
+			return err
+		}
+		if s.Node != l.Node() {
+			return bulwark.Fail(bulwark.KindForbidden, "The statement was signed for another installation.", "Sign in with bulwark login.", nil)
+		}
+		r := &Receipt{Digest: digest, Kind: s.Kind, Person: person, Key: fingerprint, App: s.App, Body: s.Body}
+		if err := l.apply(tx, s, r); err != nil {
+			return err
+		}
+		out = r
+		return l.record(tx, r, string(s.ID), envelope)
+	})
+	return out, err
+}
+
+// Enroll takes the statement of a person who is not known yet and proves to hold the one-time token.
+func (l *Ledger) Enroll(ctx context.Context, envelope []byte) (*Receipt, error) {
+	digest := bulwark.Sum(envelope)
+	var out *Receipt
+	err := l.db.Tx(ctx, func(tx *sql.Tx) error {
+		if r, err := known(tx, digest); err != nil || r != nil {
+			out = r
+			return err
+		}
+		e, s, k, err := openEnroll(envelope)
+		if err != nil {
+			return err
+		}
+		if s.Node != l.Node() {
+			return bulwark.Fail(bulwark.KindForbidden, "The login token belongs to another installation.", "", nil)
+		}
+		if err := useToken(tx, e); err != nil {
+			return err
+		}
+		r := &Receipt{Digest: digest, Kind: s.Kind, Person: bulwark.NewPersonID(), Key: k.Fingerprint}
+		if _, err := tx.Exec(`INSERT INTO person (id, name) VALUES (?, ?)`, r.Person, e.Name); err != nil {
+			return err
+		}
+		if err := addKey(tx, "device", k.Fingerprint, k.PKIX(), r.Person); err != nil {
+			return err
+		}
+		for _, line := range e.SSH {
+			if err := addSSH(tx, line, r.Person); err != nil {
+				return err
+			}
+		}
+		out = r
+		return l.record(tx, r, string(s.ID), envelope)
+	})
+	return out, err
+}
+
+// openEnroll verifies an enrolment against the key that it brings: it proves possession, not authority.
+func openEnroll(envelope []byte) (*statement.Enroll, *statement.Statement, statement.Key, error) {
+	var peek struct {
+		Payload []byte `json:"payload"`
+	}
+	var s0 statement.Statement
+	var e statement.Enroll
+	bad := func(err error) (*statement.Enroll, *statement.Statement, statement.Key, error) {
+		return nil, nil, statement.Key{}, bulwark.Fail(bulwark.KindInvalid, "The enrolment is not well formed.", "Sign in again with bulwark login.", err)
+	}
+	if err := json.Unmarshal(envelope, &peek); err != nil {
+		return bad(err)
+	}
+	if err := statement.Strict(peek.Payload, &s0); err != nil {
+		return bad(err)
+	}
+	if err := s0.Decode(&e); err != nil || s0.Kind != statement.KindEnroll {
+		return bad(err)
+	}
+	k, err := statement.ParseKey(e.Device)
+	if err != nil {
+		return nil, nil, k, err
+	}
+	s, err := statement.Verify(envelope, k)
+	return &e, s, k, err
+}
+
+// useToken finds the one unused token whose secret made the proof, and spends it.
+func useToken(tx *sql.Tx, e *statement.Enroll) error {
+	rows, err := tx.Query(`SELECT secret FROM token WHERE used = 0`)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var secret []byte
+		if err := rows.Scan(&secret); err != nil {
+			return err
+		}
+		if hmac.Equal(enrol.Proof(secret, e.Device), e.Proof) {
+			rows.Close()
+			_, err := tx.Exec(`UPDATE token SET used = 1, secret = x'' WHERE secret = ?`, secret)
+			return err
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return err
+	}
+	return bulwark.Fail(bulwark.KindForbidden, "The login token is not valid or was used before.",
+		"On the machine, as root, make a new one with bulwark token.", nil)
+}
+
+// AddToken keeps the secret of a fresh one-time token; earlier unused ones end.
+func (l *Ledger) AddToken(ctx context.Context, secret []byte) error {
+	return l.db.Tx(ctx, func(tx *sql.Tx) error {
+		if _, err := tx.Exec(`DELETE FROM token`); err != nil {
+			return err
+		}
+		_, err := tx.Exec(`INSERT INTO token (secret, used) VALUES (?, 0)`, secret)
+		return err
+	})
+}
+
+// People returns how many people are known.
+func (l *Ledger) People(ctx context.Context) (n int, err error) {
+	err = l.db.Reader().QueryRowContext(ctx, `SELECT count(*) FROM person`).Scan(&n)
+	return n, err
+}
+
+// KeyOwner says whose a key is: kind is "device" or "ssh".
+func (l *Ledger) KeyOwner(ctx context.Context, kind, fingerprint string) (bulwark.PersonID, error) {
+	var p bulwark.PersonID
+	err := l.db.Tx(ctx, func(tx *sql.Tx) (err error) {
+		p, _, err = key(tx, kind, fingerprint)
+		return err
+	})
+	return p, err
+}
+
+// known returns the receipt of a document that was accepted before.
+func known(tx *sql.Tx, digest bulwark.Digest) (*Receipt, error) {
+	var b []byte
+	err := tx.QueryRow(`SELECT receipt FROM document WHERE digest = ?`, digest).Scan(&b)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var r Receipt
+	return &r, json.Unmarshal(b, &r)
+}
+
+// record writes a document into the book for ever. Its id is unique: a second document of the same id is a replay.
+func (l *Ledger) record(tx *sql.Tx, r *Receipt, id string, document []byte) error {
+	if err := tx.QueryRow(`SELECT coalesce(max(seq), 0) + 1 FROM document`).Scan(&r.Seq); err != nil {
+		return err
+	}
+	b, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	res, err := tx.Exec(`INSERT INTO document (seq, digest, id, kind, app, person, body, receipt, at) VALUES (?,?,?,?,?,?,?,?,?)
+		ON CONFLICT (id) DO NOTHING`, r.Seq, r.Digest, id, r.Kind, r.App, r.Person, document, string(b), l.now().UTC().Format(time.RFC3339Nano))
+	if err != nil {
+		return err
+	}
+	if n, _ := res.RowsAffected(); n == 0 {
+		return bulwark.Fail(bulwark.KindForbidden, "The statement was used before.", "Run the command again.", nil)
+	}
+	return nil
+}
+
+// key returns the owner and the public part of a key that is registered and was not removed.
+func key(tx *sql.Tx, kind, fingerprint string) (p bulwark.PersonID, public []byte, err error) {
+	err = tx.QueryRow(`SELECT person, public FROM key WHERE kind = ? AND fingerprint = ? AND removed = 0`, kind, fingerprint).Scan(&p, &public)
+	if errors.Is(err, sql.ErrNoRows) {
+		return "", nil, bulwark.Fail(bulwark.KindForbidden, "This key is not registered.",
+			"Sign in with bulwark login, or register an SSH key with bulwark keys add.", nil)
+	}
+	return p, public, err
+}
+
+func addKey(tx *sql.Tx, kind, fingerprint string, public []byte, p bulwark.PersonID) error {
+	res, err := tx.Exec(`INSERT INTO key (kind, fingerprint, public, person, removed) VALUES (?,?,?,?,0) ON CONFLICT DO NOTHING`,
+		kind, fingerprint, public, p)
+	if err != nil {
+		return err
+	}
+	if n, _ := res.RowsAffected(); n == 1 {
+		return nil
+	}
+	// Registering one's own live key again is no error; anybody else's, or a removed one, is.
+	owner, _, err := key(tx, kind, fingerprint)
+	if err != nil || owner != p {
+		return bulwark.Fail(bulwark.KindConflict, "This key is registered for somebody else or was removed.", "Use another key.", nil)
+	}
+	return nil
+}
+
+func addSSH(tx *sql.Tx, line string, p bulwark.PersonID) error {
+	pub, _, _, _, err := ssh.ParseAuthorizedKey([]byte(line))
+	if err != nil {
+		return bulwark.Fail(bulwark.KindInvalid, "The SSH key cannot be read.", "Give the line of a .pub file, such as ~/.ssh/id_ed25519.pub.", err)
+	}
+	switch pub.Type() {
+	case ssh.KeyAlgoED25519, ssh.KeyAlgoECDSA256, ssh.KeyAlgoECDSA384, ssh.KeyAlgoECDSA521, ssh.KeyAlgoRSA, ssh.KeyAlgoSKED25519, ssh.KeyAlgoSKECDSA256:
+	default:
+		return bulwark.Invalid(fmt.Sprintf("SSH keys of type %s are not taken.", pub.Type()), "Make one with ssh-keygen -t ed25519.")
+	}
+	return addKey(tx, "ssh", ssh.FingerprintSHA256(pub), pub.Marshal(), p)
+}

@@ -1,0 +1,115 @@
+package ledger
+
+import "github.com/bulwark-paas/bulwark/internal/db"
+
+func migrations() []db.Migration {
+	return []db.Migration{{ID: "ledger-1", SQL: `
+CREATE TABLE person (
+	id   TEXT PRIMARY KEY,
+	name TEXT NOT NULL
+) STRICT;
+CREATE TABLE key (
+	kind        TEXT NOT NULL CHECK (kind IN ('device', 'ssh')),
+	fingerprint TEXT NOT NULL,
+	public      BLOB NOT NULL,
+	person      TEXT NOT NULL REFERENCES person (id),
+	removed     INTEGER NOT NULL,
+	PRIMARY KEY (kind, fingerprint)
+) STRICT;
+CREATE TABLE token (
+	secret BLOB NOT NULL,
+	used   INTEGER NOT NULL
+) STRICT;
+CREATE TABLE document (
+	seq     INTEGER PRIMARY KEY,
+	digest  TEXT NOT NULL UNIQUE,
+	id      TEXT NOT NULL UNIQUE,
+	kind    TEXT NOT NULL,
+	app     TEXT NOT NULL,
+	person  TEXT NOT NULL,
+	body    BLOB NOT NULL,
+	receipt TEXT NOT NULL,
+	at      TEXT NOT NULL
+) STRICT;
+CREATE TABLE app (
+	id        TEXT PRIMARY KEY,
+	name      TEXT NOT NULL,
+	project   TEXT NOT NULL,
+	block     INTEGER NOT NULL UNIQUE,
+	newest    INTEGER NOT NULL DEFAULT 0,
+	promoted  INTEGER NOT NULL DEFAULT 0,
+	config    INTEGER NOT NULL DEFAULT 0,
+	destroyed INTEGER NOT NULL DEFAULT 0
+) STRICT;
+CREATE UNIQUE INDEX app_name ON app (name) WHERE destroyed = 0;
+CREATE TABLE nonce (
+	seed TEXT PRIMARY KEY,
+	app  TEXT NOT NULL REFERENCES app (id),
+	at   INTEGER NOT NULL
+) STRICT;
+CREATE TABLE config (
+	app      TEXT NOT NULL REFERENCES app (id),
+	revision INTEGER NOT NULL,
+	digest   TEXT NOT NULL,
+	PRIMARY KEY (app, revision)
+) STRICT;
+CREATE TABLE config_value (
+	app    TEXT NOT NULL REFERENCES app (id),
+	name   TEXT NOT NULL,
+	since  INTEGER NOT NULL,
+	until  INTEGER NOT NULL DEFAULT 9223372036854775807,
+	sealed BLOB NOT NULL,
+	digest TEXT NOT NULL,
+	PRIMARY KEY (app, name, since)
+) STRICT;
+CREATE TABLE build_secret (
+	app    TEXT NOT NULL REFERENCES app (id),
+	name   TEXT NOT NULL,
+	sealed BLOB NOT NULL,
+	PRIMARY KEY (app, name)
+) STRICT;
+CREATE TABLE size (
+	app     TEXT NOT NULL REFERENCES app (id),
+	process TEXT NOT NULL,
+	size    TEXT NOT NULL,
+	PRIMARY KEY (app, process)
+) STRICT;
+CREATE TABLE host (
+	host TEXT PRIMARY KEY,
+	app  TEXT NOT NULL REFERENCES app (id)
+) STRICT;
+CREATE TABLE egress (
+	app  TEXT NOT NULL REFERENCES app (id),
+	rule TEXT NOT NULL,
+	PRIMARY KEY (app, rule)
+) STRICT;
+CREATE TABLE registry (
+	host TEXT PRIMARY KEY
+) STRICT;
+CREATE TABLE build (
+	id         TEXT PRIMARY KEY,
+	app        TEXT NOT NULL REFERENCES app (id),
+	cause      TEXT NOT NULL UNIQUE,
+	image      TEXT NOT NULL,
+	provenance BLOB NOT NULL
+) STRICT;
+CREATE TABLE release (
+	app        TEXT NOT NULL REFERENCES app (id),
+	generation INTEGER NOT NULL,
+	cause      TEXT NOT NULL UNIQUE,
+	release    BLOB NOT NULL,
+	provenance BLOB NOT NULL,
+	origin     TEXT NOT NULL,
+	PRIMARY KEY (app, generation)
+) STRICT;
+CREATE TABLE layer (
+	blob  TEXT PRIMARY KEY,
+	erofs TEXT NOT NULL
+) STRICT;
+CREATE TABLE image (
+	digest TEXT PRIMARY KEY,
+	layers TEXT NOT NULL,
+	config TEXT NOT NULL
+) STRICT;
+`}}
+}

@@ -1,0 +1,109 @@
+package node
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/bulwark-paas/bulwark"
+	"github.com/bulwark-paas/bulwark/internal/node/nodeapi"
+)
+
+// logs answers with the lines of an instance's log, and goes on with new ones if asked to. The lines are the app's own
+// words: bounded in length, and shown as they are only after control characters were taken out.
+func (n *Node) logs(w http.ResponseWriter, r *http.Request) {
+	var in nodeapi.Logs
+	if err := read(r, &in); err != nil {
+		n.refuse(w, err)
+		return
+	}
+	f, err := os.Open(n.instances.logFile(in.Instance))
+	if err != nil {
+		n.refuse(w, bulwark.Fail(bulwark.KindNotFound, "There is no log of this instance.", "", err))
+		return
+	}
+	defer f.Close()
+	if in.Tail > 0 {
+		if err := seekTail(f, in.Tail); err != nil {
+			n.refuse(w, err)
+			return
+		}
+	}
+	n.follows(r.Context(), w, f, in)
+}
+
+func (n *Node) follows(ctx context.Context, w http.ResponseWriter, f *os.File, in nodeapi.Logs) {
+	enc := json.NewEncoder(w)
+	lines := bufio.NewReaderSize(f, 64<<10)
+	var rest string
+	for {
+		line, err := lines.ReadString('\n')
+		rest += line
+		if err == nil || len(rest) > 64<<10 {
+			if enc.Encode(nodeapi.LogLine{Instance: in.Instance, Text: clean(rest)}) != nil {
+				return
+			}
+			rest = ""
+			continue
+		}
+		if !errors.Is(err, io.EOF) || !in.Follow {
+			if rest != "" {
+				_ = enc.Encode(nodeapi.LogLine{Instance: in.Instance, Text: clean(rest)}) // who asked may be gone
+			}
+			return
+		}
+		w.(http.Flusher).Flush()
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// seekTail moves to the beginning of the last lines of f.
+func seekTail(f *os.File, lines int) error {
+	end, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return err
+	}
+	buf := make([]byte, 32<<10)
+	at := end
+	for at > 0 {
+		size := min(int64(len(buf)), at)
+		at -= size
+		if _, err := f.ReadAt(buf[:size], at); err != nil {
+			return err
+		}
+		for i := size - 1; i >= 0; i-- {
+			if buf[i] == '\n' && at+i != end-1 {
+				if lines--; lines == 0 {
+					_, err := f.Seek(at+i+1, io.SeekStart)
+					return err
+				}
+			}
+		}
+	}
+	_, err = f.Seek(0, io.SeekStart)
+	return err
+}
+
+// hostsChanged tells dial the host names of an app's instances again: a claim is good at once.
+func (n *instances) hostsChanged(ctx context.Context, app bulwark.AppID) {
+	n.mu.Lock()
+	var mine []*instance
+	for _, i := range n.all {
+		if i.App == app && i.Phase == nodeapi.PhaseHealthy && i.Process == bulwark.ProcessWeb {
+			mine = append(mine, i)
+		}
+	}
+	n.mu.Unlock()
+	for _, i := range mine {
+		n.register(ctx, i)
+	}
+}

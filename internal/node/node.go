@@ -1,0 +1,303 @@
+// Package node is the privileged side of a site: the only process that starts, stops, connects or opens anything for an
+// app, and the only one that decides. It promises to do nothing on the server's word: each verb is either harmless or
+// follows from a document that a person signed and from what the node itself measured and keeps in its ledger.
+//
+// It has no network listener; the server reaches it over one unix socket. Whoever owns the node owns the machine's apps
+// and their secrets, which is why everything that need not be here is elsewhere.
+package node
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+	"golang.org/x/sys/unix"
+
+	"github.com/bulwark-paas/bulwark"
+	"github.com/bulwark-paas/bulwark/internal/dial"
+	"github.com/bulwark-paas/bulwark/internal/enrol"
+	"github.com/bulwark-paas/bulwark/internal/instance/containerd"
+	"github.com/bulwark-paas/bulwark/internal/node/files"
+	"github.com/bulwark-paas/bulwark/internal/node/images"
+	"github.com/bulwark-paas/bulwark/internal/node/ledger"
+	"github.com/bulwark-paas/bulwark/internal/node/network"
+	"github.com/bulwark-paas/bulwark/internal/process"
+	"github.com/bulwark-paas/bulwark/internal/statement"
+)
+
+// Config is all that a node is told. All paths are absolute.
+type Config struct {
+	Verbs     net.Listener // the server's way in
+	ServerUID uint32       // who may use it, beside root
+	Name      bulwark.InstallationName
+	Domain    bulwark.HostName
+	Ports     statement.InfoPorts
+	Dir       string // the node's own: ledger, keys, images
+	RunDir    string // mounts and sockets that instances' users pass through
+	BuildDir  string
+	LogDir    string // instances' logs
+	Recovery  string // where the recovery key's private half is put once
+	EngineBin string
+	Libexec   string // bulwark-init, bulwark-pack and the builder's programs
+	Bases     string
+	CA        string // file with the authorities that this host trusts
+	Router    string // path of the router namespace
+	Cgroup    string
+	Sockets   Sockets
+	WorkerUID uint32 // for bulwark-pack
+	// Block returns the first host id of a block of 65536; 0 is the platform's own.
+	Block      func(n uint32) (uint32, error)
+	Toolchains Toolchains
+	SSHHostKey string // file with the git server's public host key, written by the server
+	Log        *slog.Logger
+}
+
+// Sockets are the unix sockets of the other processes.
+type Sockets struct {
+	Containerd, Dial, Egress, EdgeCerts string
+}
+
+// blocksPerApp: one block for its instances, two for its builders.
+const blocksPerApp = 3
+
+// Node is a running node.
+type Node struct {
+	config    Config
+	keys      *keyring
+	ledger    *ledger.Ledger
+	instances *instances
+	builds    *builds
+	authority *authority
+}
+
+// Run runs the node until ctx ends; ready is called when it serves.
+func Run(ctx context.Context, c Config, ready func()) error {
+	n, err := open(ctx, c)
+	if err != nil {
+		return err
+	}
+	defer n.ledger.Close()
+	go n.instances.dial.keep(ctx)
+	go n.follow(ctx)
+	go n.publish(ctx)
+	return n.serve(ctx, ready)
+}
+
+func open(ctx context.Context, c Config) (*Node, error) {
+	keys, err := openKeys(filepath.Join(c.Dir, "keys"), c.Recovery)
+	if err != nil {
+		return nil, err
+	}
+	l, err := ledger.Open(ctx, ledger.Config{Path: filepath.Join(c.Dir, "ledger.db"), Key: keys.node, Secrets: keys.secret, Domain: c.Domain})
+	if err != nil {
+		return nil, err
+	}
+	n := &Node{config: c, keys: keys, ledger: l}
+	if n.authority, err = openAuthority(filepath.Join(c.Dir, "keys"), c.Domain); err != nil {
+		return nil, err
+	}
+	store, err := images.Open(images.Config{Dir: filepath.Join(c.Dir, "images"), Pack: filepath.Join(c.Libexec, "bulwark-pack"), PackUID: c.WorkerUID, Ledger: l})
+	if err != nil {
+		return nil, err
+	}
+	engine, err := containerd.Open(ctx, containerd.Config{Socket: c.Sockets.Containerd, EngineBin: c.EngineBin,
+		State: filepath.Join(c.RunDir, "runc"), Cgroup: c.Cgroup})
+	if err != nil {
+		return nil, err
+	}
+	if err := n.openInstances(ctx, store, engine); err != nil {
+		return nil, err
+	}
+	return n, n.openBuilds(ctx, store, engine)
+}
+
+func (n *Node) openInstances(ctx context.Context, store *images.Store, engine *containerd.Driver) error {
+	c := n.config
+	d := dirs{rootfs: filepath.Join(c.RunDir, "rootfs"), init: filepath.Join(c.RunDir, "init"), logs: c.LogDir,
+		bin: filepath.Join(c.Libexec, "bulwark-init")}
+	for _, dir := range []string{d.rootfs, d.init} {
+		if err := files.Dir(dir, 0o711, 0); err != nil {
+			return err
+		}
+	}
+	if err := os.MkdirAll(d.logs, 0o700); err != nil {
+		return err
+	}
+	running, err := engine.List(ctx)
+	if err != nil {
+		return err
+	}
+	var used []netip.Addr
+	for _, st := range running {
+		if a, err := netip.ParseAddr(st.Labels[labelAddress]); err == nil {
+			used = append(used, a)
+		}
+	}
+	router, err := network.Open(c.Router, used)
+	if err != nil {
+		return err
+	}
+	n.instances = &instances{ledger: n.ledger, images: store, driver: engine, router: router, dirs: d, log: c.Log,
+		dial: &dialer{path: c.Sockets.Dial, log: c.Log, entries: map[bulwark.InstanceID]dial.Entry{}},
+		uid:  func(block uint32) (uint32, error) { return c.Block(1 + (block-1)*blocksPerApp) },
+		all:  map[bulwark.InstanceID]*instance{}}
+	return n.instances.recover(ctx)
+}
+
+func (n *Node) openBuilds(ctx context.Context, store *images.Store, engine *containerd.Driver) error {
+	c := n.config
+	git, err := process.Look("git", "git")
+	if err != nil {
+		return err
+	}
+	ca, err := publicCopy(c.CA, filepath.Join(c.BuildDir, "ca.pem"))
+	if err != nil {
+		return err
+	}
+	n.builds = &builds{ledger: n.ledger, images: store, engine: engine, log: c.Log, runs: map[bulwark.BuildID]*buildRun{},
+		slots: make(chan struct{}, max(1, runtime.NumCPU()/2)),
+		config: buildConfig{Dir: c.BuildDir, Bases: c.Bases, Programs: filepath.Join(c.Libexec, "builder"), CA: ca, Egress: c.Sockets.Egress,
+			Rootfs: filepath.Join(c.RunDir, "rootfs"), Cgroup: c.Cgroup, Git: git, Toolchains: c.Toolchains,
+			UID: func(block uint32) (uint32, error) { return c.Block(2 + (block-1)*blocksPerApp) }}}
+	// A builder that outlived the node has nobody to report to.
+	ids, err := engine.IDs(ctx)
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		if _, err := bulwark.ParseBuildID(id); err == nil {
+			if err := engine.RemoveID(ctx, id); err != nil {
+				return err
+			}
+			if err := images.Unmount(filepath.Join(n.builds.config.Rootfs, id)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// publicCopy copies a file of the host's for readers of any user. It returns "" if there is none.
+func publicCopy(from, to string) (string, error) {
+	b, err := os.ReadFile(from)
+	if errors.Is(err, os.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	return to, files.Write(to, b, 0o644)
+}
+
+// follow takes the engine's word for what ended, and asks again for all whenever the engine was away.
+func (n *Node) follow(ctx context.Context) {
+	for ctx.Err() == nil {
+		exits, err := n.instances.driver.Exits(ctx)
+		if err == nil {
+			n.resync(ctx)
+			for e := range exits {
+				n.instances.ended(e)
+			}
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+// resync notes the end of what ended while nobody listened.
+func (n *Node) resync(ctx context.Context) {
+	found, err := n.instances.driver.List(ctx)
+	if err != nil {
+		n.config.Log.Warn("the engine does not answer", "error", err)
+		return
+	}
+	n.instances.mu.Lock()
+	gone := map[bulwark.InstanceID]int{}
+	for id := range n.instances.all {
+		gone[id] = 137 // a shim that died takes its container along
+	}
+	n.instances.mu.Unlock()
+	for _, st := range found {
+		switch st.State {
+		case "stopped":
+			gone[st.Instance] = st.ExitCode
+		default:
+			delete(gone, st.Instance)
+		}
+	}
+	for id, code := range gone {
+		n.instances.ended(exit(id, code))
+	}
+}
+
+// Token makes a one-time login token: the fingerprint of the node's key, by which the person's machine knows whom it
+// speaks to, and a secret, by which the node knows the person.
+func (n *Node) token(ctx context.Context) (string, error) {
+	var secret [enrol.SecretSize]byte
+	rand.Read(secret[:])
+	if err := n.ledger.AddToken(ctx, secret[:]); err != nil {
+		return "", err
+	}
+	return enrol.FormatToken(n.keys.node.Public().(ed25519.PublicKey), secret[:]), nil
+}
+
+// info is what the node says about itself.
+func (n *Node) info() ([]byte, error) {
+	var projects []statement.ProjectKey
+	for id, k := range n.keys.projects {
+		projects = append(projects, statement.ProjectKey{Project: id, Name: "default", Public: k.Public()})
+	}
+	hostKeys, err := readHostKeys(n.config.SSHHostKey)
+	if err != nil {
+		return nil, err
+	}
+	k := statement.NewKey(n.keys.node.Public().(ed25519.PublicKey))
+	return statement.Seal(statement.InfoPayloadType, statement.Info{Version: 1, Node: n.ledger.Node(), Key: k.PKIX(), CA: n.authority.pem(),
+		Domain: n.config.Domain, Projects: projects, SSH: hostKeys, Ports: n.config.Ports,
+		Time: time.Now().UTC()}, n.keys.node)
+}
+
+// readHostKeys reads the git server's public keys from a file that the server wrote. The server's folder is the server's:
+// what lies there may be a link to something that only root can read, so no link is followed, and nothing goes out but
+// what reads as a public key.
+func readHostKeys(path string) ([]string, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("node: %w", err)
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil || !st.Mode().IsRegular() {
+		return nil, fmt.Errorf("node: %s is not a file: %w", path, err)
+	}
+	b, err := io.ReadAll(io.LimitReader(f, 16<<10))
+	if err != nil {
+		return nil, fmt.Errorf("node: %w", err)
+	}
+	var out []string
+	for len(b) > 0 {
+		key, _, _, rest, err := ssh.ParseAuthorizedKey(b)
+		if err != nil {
+			break
+		}
+		out, b = append(out, strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key)))), rest
+	}
+	return out, nil
+}

@@ -1,0 +1,177 @@
+// Package nodeapi is how the server speaks to the node: the typed verbs and a client for them, HTTP and JSON over a unix
+// socket that only the server's user can connect to.
+//
+// It promises that no verb carries a command line, a host path or a container spec: what a verb means is decided by the
+// node from what people signed. Whoever owns the server can call every verb, and gets from each no more than
+// docs/security.md says.
+package nodeapi
+
+import (
+	"time"
+
+	"github.com/bulwark-paas/bulwark"
+	"github.com/bulwark-paas/bulwark/internal/statement"
+)
+
+// Receipt is the node's answer to an accepted document.
+type Receipt struct {
+	Digest bulwark.Digest       `json:"digest"`
+	Kind   statement.Kind       `json:"kind"`
+	Person bulwark.PersonID     `json:"person"`
+	Key    string               `json:"key"`
+	App    bulwark.AppID        `json:"app,omitempty"`
+	Seq    uint64               `json:"seq"`
+	Config *statement.ConfigRef `json:"config,omitempty"`
+	Body   []byte               `json:"body,omitempty"` // JSON, verified
+}
+
+// Document carries something signed.
+type Document struct {
+	Envelope []byte `json:"envelope"`
+}
+
+// Info is the node's signed word about itself.
+type Info struct {
+	Envelope []byte `json:"envelope"`
+	// Fresh tells that nobody has signed in yet.
+	Fresh bool `json:"fresh"`
+}
+
+// Push carries a push certificate for an app.
+type Push struct {
+	App         bulwark.AppID `json:"app"`
+	Certificate []byte        `json:"certificate"`
+}
+
+// Nonce is the seed of git's certificate nonce for one push.
+type Nonce struct {
+	Seed string `json:"seed"`
+}
+
+// KeyOwner asks whose key it is: kind is "ssh" or "device".
+type KeyOwner struct {
+	Kind        string           `json:"kind"`
+	Fingerprint string           `json:"fingerprint"`
+	Person      bulwark.PersonID `json:"person,omitempty"`
+}
+
+// Build asks for the image that an accepted document is to become. Asking again for one that is under way joins it; for
+// one that is done returns its result.
+type Build struct {
+	Build bulwark.BuildID `json:"build"`
+	Cause bulwark.Digest  `json:"cause"`
+}
+
+// BuildEvent is one line of a build's answer. The last has Done or Error.
+type BuildEvent struct {
+	Log   string         `json:"log,omitempty"`
+	Stage string         `json:"stage,omitempty"`
+	Done  *Built         `json:"done,omitempty"`
+	Error *bulwark.Error `json:"error,omitempty"`
+}
+
+// Built is the outcome of a build as the node saw it.
+type Built struct {
+	Image      bulwark.Digest   `json:"image"`
+	Provenance []byte           `json:"provenance"` // envelope
+	Plan       bulwark.Plan     `json:"plan"`
+	Own        bulwark.Duration `json:"own,omitzero"`
+	Reached    []Reached        `json:"reached,omitempty"`
+}
+
+// Reached is a place that a build reached or was refused.
+type Reached struct {
+	Host    string `json:"host"`
+	Port    uint16 `json:"port"`
+	Allowed bool   `json:"allowed"`
+	Count   int    `json:"count"`
+	Reason  string `json:"reason,omitempty"`
+	Bytes   int64  `json:"bytes,omitempty"`
+}
+
+// Release asks for the release that follows from an accepted document.
+type Release struct {
+	Cause bulwark.Digest `json:"cause"`
+}
+
+// Released is a release with all that verifies it.
+type Released struct {
+	Bundle  statement.Bundle  `json:"bundle"`
+	Release statement.Release `json:"release"`
+}
+
+// Start asks for an instance of a release.
+type Start struct {
+	Bundle   statement.Bundle    `json:"bundle"`
+	Instance bulwark.InstanceID  `json:"instance"`
+	Process  bulwark.ProcessType `json:"process"`
+}
+
+// Instance is the state of an instance as the node sees it.
+type Instance struct {
+	Instance   bulwark.InstanceID  `json:"instance"`
+	App        bulwark.AppID       `json:"app"`
+	Process    bulwark.ProcessType `json:"process"`
+	Generation uint64              `json:"generation"`
+	Phase      Phase               `json:"phase"`
+	ExitCode   int                 `json:"exit_code,omitempty"`
+	Reason     string              `json:"reason,omitempty"` // why it failed, for people
+	Since      time.Time           `json:"since"`
+}
+
+// Phase is where an instance stands.
+type Phase string
+
+// The phases. An instance of a process type other than web is healthy as soon as it runs.
+const (
+	PhaseStarting Phase = "starting"
+	PhaseHealthy  Phase = "healthy"
+	PhaseSick     Phase = "unhealthy" // it was healthy and does not answer now
+	PhaseExited   Phase = "exited"
+	PhaseFailed   Phase = "failed" // it did not become healthy in time
+	PhaseStopping Phase = "stopping"
+)
+
+// Over tells that the instance will not serve (again).
+func (p Phase) Over() bool { return p == PhaseExited || p == PhaseFailed }
+
+// Stop asks an instance to end: SIGTERM, after Grace SIGKILL. It answers when the instance is gone.
+type Stop struct {
+	Instance bulwark.InstanceID `json:"instance"`
+	Grace    bulwark.Duration   `json:"grace"`
+}
+
+// Promote raises the app's high-water mark.
+type Promote struct {
+	App        bulwark.AppID `json:"app"`
+	Generation uint64        `json:"generation"`
+}
+
+// Running asks for the node's signed word on what runs.
+type Running struct {
+	App       bulwark.AppID `json:"app"`
+	Challenge string        `json:"challenge"`
+}
+
+// Envelope is a signed answer.
+type Envelope struct {
+	Envelope []byte `json:"envelope"`
+}
+
+// Sealed is a value sealed to who asked.
+type Sealed struct {
+	Sealed []byte `json:"sealed"`
+}
+
+// Logs asks for the log of an instance.
+type Logs struct {
+	Instance bulwark.InstanceID `json:"instance"`
+	Tail     int                `json:"tail,omitempty"` // last lines; 0 means all
+	Follow   bool               `json:"follow,omitempty"`
+}
+
+// LogLine is one line of an app's log.
+type LogLine struct {
+	Instance bulwark.InstanceID `json:"instance"`
+	Text     string             `json:"text"`
+}

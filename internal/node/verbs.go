@@ -1,0 +1,327 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bulwark-paas/bulwark"
+	"github.com/bulwark-paas/bulwark/internal/instance/driver"
+	"github.com/bulwark-paas/bulwark/internal/node/ledger"
+	"github.com/bulwark-paas/bulwark/internal/node/nodeapi"
+	"github.com/bulwark-paas/bulwark/internal/statement"
+)
+
+// maxVerb bounds a verb's body in bytes; sources are streamed and bounded elsewhere.
+const maxVerb = 16 << 20
+
+// serve answers verbs until ctx ends.
+func (n *Node) serve(ctx context.Context, ready func()) error {
+	srv := &http.Server{Handler: n.routes(), ReadHeaderTimeout: 10 * time.Second, BaseContext: func(net.Listener) context.Context { return ctx },
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			return context.WithValue(ctx, peerKey{}, c.(*peer).uid)
+		}}
+	stop := context.AfterFunc(ctx, func() { srv.Close() })
+	defer stop()
+	ready()
+	if err := srv.Serve(peers{n.config.Verbs, n.config.ServerUID}); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+// routes is the list of all verbs.
+func (n *Node) routes() http.Handler {
+	mux := http.NewServeMux()
+	verb(n, mux, "info", func(ctx context.Context, _ struct{}) (*nodeapi.Info, error) {
+		env, err := n.info()
+		if err != nil {
+			return nil, err
+		}
+		people, err := n.ledger.People(ctx)
+		return &nodeapi.Info{Envelope: env, Fresh: people == 0}, err
+	})
+	verb(n, mux, "certificate", func(context.Context, struct{}) (*bulwark.Certificate, error) { return &n.authority.api, nil })
+	verb(n, mux, "enroll", func(ctx context.Context, in nodeapi.Document) (*nodeapi.Receipt, error) {
+		return receipt(n.ledger.Enroll(ctx, in.Envelope))
+	})
+	verb(n, mux, "submit", func(ctx context.Context, in nodeapi.Document) (*nodeapi.Receipt, error) {
+		r, err := receipt(n.ledger.Submit(ctx, in.Envelope))
+		if err == nil {
+			n.instances.hostsChanged(ctx, r.App)
+		}
+		return r, err
+	})
+	verb(n, mux, "nonce", func(ctx context.Context, in nodeapi.Push) (*nodeapi.Nonce, error) {
+		seed, err := n.ledger.Nonce(ctx, in.App)
+		return &nodeapi.Nonce{Seed: seed}, err
+	})
+	verb(n, mux, "push", func(ctx context.Context, in nodeapi.Push) (*nodeapi.Receipt, error) {
+		return receipt(n.ledger.Push(ctx, in.App, in.Certificate))
+	})
+	verb(n, mux, "keyowner", func(ctx context.Context, in nodeapi.KeyOwner) (*nodeapi.KeyOwner, error) {
+		p, err := n.ledger.KeyOwner(ctx, in.Kind, in.Fingerprint)
+		in.Person = p
+		return &in, err
+	})
+	verb(n, mux, "release", func(ctx context.Context, in nodeapi.Release) (*nodeapi.Released, error) {
+		b, r, err := n.ledger.Release(ctx, in.Cause)
+		if err != nil {
+			return nil, err
+		}
+		return &nodeapi.Released{Bundle: *b, Release: *r}, nil
+	})
+	verb(n, mux, "bundle", func(ctx context.Context, in nodeapi.Promote) (*nodeapi.Released, error) {
+		b, r, err := n.ledger.Bundle(ctx, in.App, in.Generation)
+		if err != nil {
+			return nil, err
+		}
+		return &nodeapi.Released{Bundle: *b, Release: *r}, nil
+	})
+	verb(n, mux, "start", n.instances.start)
+	verb(n, mux, "stop", func(ctx context.Context, in nodeapi.Stop) (*struct{}, error) { return nil, n.instances.end(ctx, in) })
+	verb(n, mux, "instances", func(context.Context, struct{}) (*[]nodeapi.Instance, error) {
+		all := n.instances.list()
+		return &all, nil
+	})
+	verb(n, mux, "promote", func(ctx context.Context, in nodeapi.Promote) (*struct{}, error) { return nil, n.promote(ctx, in) })
+	verb(n, mux, "running", n.running)
+	verb(n, mux, "reveal", n.reveal)
+	verb(n, mux, "token", func(ctx context.Context, _ struct{}) (*map[string]string, error) {
+		if err := onlyRoot(ctx); err != nil {
+			return nil, err
+		}
+		token, err := n.token(ctx)
+		return &map[string]string{"token": token}, err
+	})
+	verb(n, mux, "halt", func(ctx context.Context, _ struct{}) (*struct{}, error) {
+		if err := onlyRoot(ctx); err != nil {
+			return nil, err
+		}
+		return nil, n.instances.halt(ctx)
+	})
+	verb(n, mux, "build/cancel", func(_ context.Context, in nodeapi.Build) (*struct{}, error) {
+		n.builds.cancel(in.Build)
+		return nil, nil
+	})
+	mux.HandleFunc("POST /v1/events", n.events)
+	mux.HandleFunc("POST /v1/build", n.build)
+	mux.HandleFunc("PUT /v1/source", n.source)
+	mux.HandleFunc("POST /v1/logs", n.logs)
+	return mux
+}
+
+func receipt(r *ledger.Receipt, err error) (*nodeapi.Receipt, error) {
+	if err != nil {
+		return nil, err
+	}
+	return &nodeapi.Receipt{Digest: r.Digest, Kind: r.Kind, Person: r.Person, Key: r.Key, App: r.App, Seq: r.Seq, Config: r.Config, Body: r.Body}, nil
+}
+
+// verb registers a typed verb. Unknown fields are refused: a server that means more than the node understands must fail.
+func verb[In, Out any](n *Node, mux *http.ServeMux, name string, f func(context.Context, In) (*Out, error)) {
+	mux.HandleFunc("POST /v1/"+name, func(w http.ResponseWriter, r *http.Request) {
+		var in In
+		out, err := func() (*Out, error) {
+			if err := read(r, &in); err != nil {
+				return nil, err
+			}
+			return f(r.Context(), in)
+		}()
+		if err != nil {
+			n.refuse(w, err)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(out) // a caller that is gone asks again
+	})
+}
+
+func read(r *http.Request, in any) error {
+	b, err := io.ReadAll(io.LimitReader(r.Body, maxVerb+1))
+	if err != nil {
+		return err
+	}
+	if len(b) > maxVerb {
+		return bulwark.Failf(bulwark.KindTooLarge, "The message is larger than %d MiB.", maxVerb>>20)
+	}
+	return statement.Strict(b, in)
+}
+
+func (n *Node) refuse(w http.ResponseWriter, err error) {
+	e := asError(err)
+	if e.Kind == bulwark.KindInternal || e.Cause != nil {
+		// The text goes to the operator, never to the server.
+		n.config.Log.Info("refused", "error", err.Error())
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(http.StatusUnprocessableEntity)
+	_ = json.NewEncoder(w).Encode(e)
+}
+
+// promote raises the high-water mark to a generation that the node has itself seen healthy.
+func (n *Node) promote(ctx context.Context, in nodeapi.Promote) error {
+	_, r, err := n.ledger.Bundle(ctx, in.App, in.Generation)
+	if err != nil {
+		return err
+	}
+	if _, web := r.Plan.Processes[bulwark.ProcessWeb]; web {
+		healthy := false
+		for _, i := range n.instances.list() {
+			healthy = healthy || i.App == in.App && i.Generation == in.Generation && i.Phase == nodeapi.PhaseHealthy
+		}
+		if !healthy && !n.scaledToNone(in.App) {
+			return bulwark.Failf(bulwark.KindConflict, "No instance of release v%d is healthy.", in.Generation)
+		}
+	}
+	return n.ledger.Promote(ctx, in.App, in.Generation)
+}
+
+// scaledToNone: an app without any instance may move on, there is nothing that could be healthy.
+func (n *Node) scaledToNone(app bulwark.AppID) bool {
+	for _, i := range n.instances.list() {
+		if i.App == app {
+			return false
+		}
+	}
+	return true
+}
+
+// running is the node's signed word on what runs, read back from the engine.
+func (n *Node) running(ctx context.Context, in nodeapi.Running) (*nodeapi.Envelope, error) {
+	found, err := n.instances.driver.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := statement.Running{Node: n.ledger.Node(), App: in.App, Challenge: in.Challenge, Time: time.Now().UTC()}
+	for _, st := range found {
+		i, err := fromLabels(st)
+		if err != nil || i.App != in.App || st.State != driver.Running {
+			continue
+		}
+		out.Instances = append(out.Instances, statement.RunningInstance{Instance: st.Instance, Process: i.Process, Generation: i.Generation,
+			Release: bulwark.Digest(st.Labels[labelRelease]), Image: bulwark.Digest(st.Labels[labelImage])})
+	}
+	env, err := statement.Seal(statement.RunningPayloadType, out, n.keys.node)
+	return &nodeapi.Envelope{Envelope: env}, err
+}
+
+// reveal opens one value for the person who signed for it.
+func (n *Node) reveal(ctx context.Context, in nodeapi.Document) (*nodeapi.Sealed, error) {
+	r, err := n.ledger.Submit(ctx, in.Envelope)
+	if err != nil {
+		return nil, err
+	}
+	if r.Kind != statement.KindConfigReveal {
+		return nil, bulwark.Invalid("The statement asks for something else.", "")
+	}
+	sealed, err := n.ledger.Reveal(ctx, r)
+	return &nodeapi.Sealed{Sealed: sealed}, err
+}
+
+// events tells, line by line, that something changed; who listens asks for the instances then.
+func (n *Node) events(w http.ResponseWriter, r *http.Request) {
+	enc := json.NewEncoder(w)
+	for {
+		wake := n.instances.changed.wait()
+		if err := enc.Encode(n.instances.list()); err != nil {
+			return
+		}
+		w.(http.Flusher).Flush()
+		select {
+		case <-wake:
+		case <-r.Context().Done():
+			return
+		}
+	}
+}
+
+func (n *Node) build(w http.ResponseWriter, r *http.Request) {
+	var in nodeapi.Build
+	if err := read(r, &in); err != nil {
+		n.refuse(w, err)
+		return
+	}
+	enc := json.NewEncoder(w)
+	err := n.builds.build(r.Context(), in, func(e nodeapi.BuildEvent) error {
+		if err := enc.Encode(e); err != nil {
+			return err
+		}
+		w.(http.Flusher).Flush()
+		return nil
+	})
+	if err != nil && r.Context().Err() == nil {
+		_ = enc.Encode(nodeapi.BuildEvent{Error: asError(err)})
+	}
+}
+
+func (n *Node) source(w http.ResponseWriter, r *http.Request) {
+	id, err := bulwark.ParseBuildID(r.URL.Query().Get("build"))
+	if err == nil {
+		var cause bulwark.Digest
+		if cause, err = bulwark.ParseDigest(r.URL.Query().Get("cause")); err == nil {
+			err = n.builds.source(r.Context(), id, cause, http.MaxBytesReader(w, r.Body, 2<<30))
+		}
+	}
+	if err != nil {
+		n.refuse(w, err)
+	}
+}
+
+// peers accepts connections of one user (and root) alone.
+type peers struct {
+	net.Listener
+	uid uint32
+}
+
+// peer is a connection of somebody whom the kernel named.
+type peer struct {
+	net.Conn
+	uid uint32
+}
+
+// peerKey keeps the peer's user in a request's context, between the connection and onlyRoot.
+type peerKey struct{}
+
+// onlyRoot refuses everybody but the operator on the machine.
+func onlyRoot(ctx context.Context) error {
+	if uid, ok := ctx.Value(peerKey{}).(uint32); ok && uid == 0 {
+		return nil
+	}
+	return bulwark.Fail(bulwark.KindForbidden, "Only root on the machine may do this.", "", nil)
+}
+
+// Accept implements [net.Listener].
+func (p peers) Accept() (net.Conn, error) {
+	for {
+		c, err := p.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		if u, ok := c.(*net.UnixConn); ok {
+			if cred, err := peerOf(u); err == nil && (cred.Uid == p.uid || cred.Uid == 0) {
+				return &peer{Conn: c, uid: cred.Uid}, nil
+			}
+		}
+		c.Close()
+	}
+}
+
+func peerOf(u *net.UnixConn) (cred *unix.Ucred, err error) {
+	raw, err := u.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	cerr := raw.Control(func(fd uintptr) { cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+	return cred, errors.Join(cerr, err)
+}
+
+func exit(id bulwark.InstanceID, code int) driver.Exit {
+	return driver.Exit{Instance: id, Code: code, At: time.Now()}
+}
