@@ -1,0 +1,87 @@
+package server
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/bulwark-paas/bulwark"
+	"github.com/bulwark-paas/bulwark/client"
+	"github.com/bulwark-paas/bulwark/internal/access"
+	"github.com/bulwark-paas/bulwark/internal/api"
+)
+
+// The inputs of the endpoints. Each says what it is about.
+type (
+	platformIn struct{}
+	signedIn   struct {
+		Body client.Signed
+	}
+	appIn struct {
+		App bulwark.AppName `path:"app" doc:"name of the app"`
+	}
+	appSignedIn struct {
+		appIn
+		Body client.Signed
+	}
+	scaleIn struct {
+		appIn
+		Body struct {
+			Formation map[string]int `json:"formation" doc:"how many instances each process type has"`
+		}
+	}
+	buildIn struct {
+		appIn
+		Number uint64 `path:"number"`
+	}
+	operationIn struct {
+		appIn
+		Operation bulwark.OperationID `path:"operation"`
+	}
+	logsIn struct {
+		appIn
+		Tail   int  `query:"tail" minimum:"0" maximum:"10000"`
+		Follow bool `query:"follow"`
+	}
+	proofIn struct {
+		appIn
+		Challenge string `query:"challenge" maxLength:"128"`
+	}
+)
+
+func (platformIn) Resource() access.Resource { return access.Platform() }
+func (signedIn) Resource() access.Resource   { return access.Platform() }
+
+// Resource implements [api.Resourced].
+func (in appIn) Resource() access.Resource { return access.App(in.App) }
+
+// endpoints is the list of all there are.
+func (s *Server) endpoints(a *api.API) {
+	get, post := http.MethodGet, http.MethodPost
+	api.Register(a, api.Op{ID: "info", Method: get, Path: "/info", Summary: "What the server says about itself", Action: access.Open}, s.info)
+	api.Register(a, api.Op{ID: "login", Method: post, Path: "/login", Summary: "Enrol a device", Action: access.Open}, s.login)
+	api.Register(a, api.Op{ID: "whoami", Method: get, Path: "/whoami", Summary: "Who is signed in", Action: access.ReadSelf},
+		func(_ context.Context, actor access.Actor, _ *platformIn) (client.Me, error) {
+			return client.Me{Person: actor.Person}, nil
+		})
+	api.Register(a, api.Op{ID: "status", Method: get, Path: "/status", Summary: "State of the platform", Action: access.ReadStatus}, s.status)
+	api.Register(a, api.Op{ID: "add-key", Method: post, Path: "/keys", Summary: "Register a key", Action: access.ManageKeys}, s.manageKeys)
+	api.Register(a, api.Op{ID: "remove-key", Method: post, Path: "/keys/remove", Summary: "Remove a key", Action: access.ManageKeys}, s.manageKeys)
+	api.Register(a, api.Op{ID: "create-app", Method: post, Path: "/apps", Summary: "Create an app", Action: access.CreateApp}, s.createApp)
+	api.Register(a, api.Op{ID: "list-apps", Method: get, Path: "/apps", Summary: "List apps", Action: access.ListApps}, s.listApps)
+	api.Register(a, api.Op{ID: "get-app", Method: get, Path: "/apps/{app}", Summary: "One app", Action: access.ReadApp}, s.getApp)
+	api.Register(a, api.Op{ID: "destroy-app", Method: post, Path: "/apps/{app}/destroy", Summary: "Destroy an app", Action: access.DestroyApp}, s.destroyApp)
+	api.Register(a, api.Op{ID: "change-app", Method: post, Path: "/apps/{app}/changes", Summary: "Make a release by a statement", Action: access.ChangeApp}, s.change)
+	api.Register(a, api.Op{ID: "set-app", Method: post, Path: "/apps/{app}/settings", Summary: "Change a setting by a statement", Action: access.ChangeApp}, s.setting)
+	api.Register(a, api.Op{ID: "list-releases", Method: get, Path: "/apps/{app}/releases", Summary: "List releases", Action: access.ReadApp}, s.listReleases)
+	api.Register(a, api.Op{ID: "list-builds", Method: get, Path: "/apps/{app}/builds", Summary: "List builds", Action: access.ReadApp}, s.listBuilds)
+	api.Register(a, api.Op{ID: "get-build", Method: get, Path: "/apps/{app}/builds/{number}", Summary: "One build", Action: access.ReadApp}, s.getBuild)
+	api.Register(a, api.Op{ID: "cancel-build", Method: post, Path: "/apps/{app}/builds/cancel", Summary: "Cancel the build", Action: access.CancelBuild}, s.cancelBuild)
+	api.Register(a, api.Op{ID: "list-instances", Method: get, Path: "/apps/{app}/instances", Summary: "List instances", Action: access.ReadApp}, s.listInstances)
+	api.Register(a, api.Op{ID: "scale-app", Method: post, Path: "/apps/{app}/scale", Summary: "Scale process types", Action: access.ScaleApp}, s.scale)
+	api.Register(a, api.Op{ID: "restart-app", Method: post, Path: "/apps/{app}/restart", Summary: "Restart an app", Action: access.ScaleApp}, s.restartApp)
+	api.Register(a, api.Op{ID: "get-config", Method: get, Path: "/apps/{app}/config", Summary: "Names of config variables", Action: access.ReadApp}, s.getConfig)
+	api.Register(a, api.Op{ID: "reveal-config", Method: post, Path: "/apps/{app}/config/reveal", Summary: "Reveal a value to who signed for it", Action: access.RevealConfig}, s.reveal)
+	api.Register(a, api.Op{ID: "get-proof", Method: get, Path: "/apps/{app}/proof", Summary: "What verifies an app", Action: access.ReadApp}, s.proof)
+	api.Stream(a, api.Op{ID: "watch-operation", Method: get, Path: "/apps/{app}/operations/{operation}/events", Summary: "Follow an operation", Action: access.ReadOperation}, s.watch)
+	api.Stream(a, api.Op{ID: "read-logs", Method: get, Path: "/apps/{app}/logs", Summary: "Read logs", Action: access.ReadLogs}, s.logs)
+}

@@ -1,0 +1,370 @@
+package server
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/bulwark-paas/bulwark"
+	"github.com/bulwark-paas/bulwark/client"
+	"github.com/bulwark-paas/bulwark/internal/access"
+	"github.com/bulwark-paas/bulwark/internal/app"
+	"github.com/bulwark-paas/bulwark/internal/audit"
+	"github.com/bulwark-paas/bulwark/internal/build"
+	"github.com/bulwark-paas/bulwark/internal/instance"
+	"github.com/bulwark-paas/bulwark/internal/job"
+	"github.com/bulwark-paas/bulwark/internal/node/nodeapi"
+	"github.com/bulwark-paas/bulwark/internal/release"
+	"github.com/bulwark-paas/bulwark/internal/statement"
+)
+
+func (s *Server) info(ctx context.Context, _ access.Actor, _ *platformIn) (client.Info, error) {
+	var out nodeapi.Info
+	err := s.node.Call(ctx, "info", struct{}{}, &out)
+	return client.Info{Envelope: out.Envelope, Fresh: out.Fresh, Version: s.config.Version}, err
+}
+
+func (s *Server) login(ctx context.Context, _ access.Actor, in *signedIn) (client.Me, error) {
+	var r nodeapi.Receipt
+	if err := s.node.Call(ctx, "enroll", nodeapi.Document{Envelope: in.Body.Envelope}, &r); err != nil {
+		return client.Me{}, err
+	}
+	return client.Me{Person: r.Person}, s.note(ctx, r.Person, "person.enroll", access.Platform(), "")
+}
+
+// note writes an audit entry for a change that lives in the node alone.
+func (s *Server) note(ctx context.Context, actor bulwark.PersonID, action string, on access.Resource, detail string) error {
+	return s.db.Tx(ctx, func(tx *sql.Tx) error {
+		return audit.Write(tx, audit.Entry{Actor: actor, Action: action, Resource: on.String(), Outcome: "done", Detail: detail})
+	})
+}
+
+// submit has the node take a statement. The kinds are those that the endpoint is for: the decision that was made for the
+// endpoint covers no other.
+func (s *Server) submit(ctx context.Context, envelope []byte, kinds ...statement.Kind) (*nodeapi.Receipt, error) {
+	var peek struct {
+		Payload []byte `json:"payload"`
+	}
+	var st statement.Statement
+	if json.Unmarshal(envelope, &peek) != nil || json.Unmarshal(peek.Payload, &st) != nil || !slices.Contains(kinds, st.Kind) {
+		return nil, bulwark.Invalid("The statement is not of a kind that belongs here.", "Use a bulwark command of the same version as the server.")
+	}
+	var r nodeapi.Receipt
+	return &r, s.node.Call(ctx, "submit", nodeapi.Document{Envelope: envelope}, &r)
+}
+
+func (s *Server) manageKeys(ctx context.Context, actor access.Actor, in *signedIn) (struct{}, error) {
+	r, err := s.submit(ctx, in.Body.Envelope, statement.KindKeyAdd, statement.KindKeyRemove)
+	if err != nil {
+		return struct{}{}, err
+	}
+	return struct{}{}, s.note(ctx, r.Person, string(r.Kind), access.Platform(), "")
+}
+
+func (s *Server) createApp(ctx context.Context, _ access.Actor, in *signedIn) (client.App, error) {
+	r, err := s.submit(ctx, in.Body.Envelope, statement.KindAppCreate)
+	if err != nil {
+		return client.App{}, err
+	}
+	var body statement.AppCreate
+	if err := json.Unmarshal(r.Body, &body); err != nil {
+		return client.App{}, err
+	}
+	a := app.App{ID: r.App, Project: defaultProject, Name: body.Name, Created: time.Now()}
+	err = s.db.Tx(ctx, func(tx *sql.Tx) error {
+		if err := app.Insert(tx, a); err != nil {
+			return err
+		}
+		return audit.Write(tx, audit.Entry{Project: a.Project, Actor: r.Person, Action: string(r.Kind), Resource: access.App(a.Name).String(), Outcome: "done"})
+	})
+	if err != nil {
+		return client.App{}, err
+	}
+	return s.view(ctx, &a, nil)
+}
+
+// defaultProject is the one project of an installation until there are more; the node's ledger has the same.
+const defaultProject = bulwark.ProjectID("prj_00000000000000000000000000")
+
+func (s *Server) listApps(ctx context.Context, _ access.Actor, _ *platformIn) ([]client.App, error) {
+	all, err := app.All(ctx, s.db.Reader())
+	if err != nil {
+		return nil, err
+	}
+	domains, err := app.Domains(ctx, s.db.Reader())
+	if err != nil {
+		return nil, err
+	}
+	out := make([]client.App, 0, len(all))
+	for _, a := range all {
+		v, err := s.view(ctx, &a, domains)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, v)
+	}
+	return out, nil
+}
+
+func (s *Server) getApp(ctx context.Context, _ access.Actor, in *appIn) (client.App, error) {
+	a, err := app.ByName(ctx, s.db.Reader(), in.App)
+	if err != nil {
+		return client.App{}, err
+	}
+	domains, err := app.Domains(ctx, s.db.Reader())
+	if err != nil {
+		return client.App{}, err
+	}
+	return s.view(ctx, a, domains)
+}
+
+// view is an app as its owners see it.
+func (s *Server) view(ctx context.Context, a *app.App, domains map[bulwark.AppID][]bulwark.HostName) (client.App, error) {
+	v := client.App{ID: a.ID, Name: a.Name, Project: a.Project, URL: s.url(a), Domains: domains[a.ID], Release: a.Promoted, Config: a.Config,
+		GitURL: fmt.Sprintf("ssh://git@%s:%d/%s.git", s.gitHost(), s.config.Git, a.Name), State: "new", Created: a.Created,
+		Formation: map[bulwark.ProcessType]int{}}
+	if a.Promoted == 0 {
+		return v, nil
+	}
+	full, err := release.Get(ctx, s.db.Reader(), a.ID, a.Promoted)
+	if err != nil {
+		return v, err
+	}
+	if v.Formation, err = instance.Formation(ctx, s.db.Reader(), a.ID, full.Release.Plan); err != nil {
+		return v, err
+	}
+	rows, err := instance.Rows(ctx, s.db.Reader(), a.ID)
+	if err != nil {
+		return v, err
+	}
+	v.State = s.appState(rows)
+	return v, nil
+}
+
+func (s *Server) appState(rows []instance.Row) string {
+	want, healthy := 0, 0
+	for _, r := range rows {
+		if !r.Want || r.Candidate {
+			continue
+		}
+		want++
+		if i, ok := s.instances.State(r.ID); ok && i.Phase == nodeapi.PhaseHealthy {
+			healthy++
+		}
+	}
+	switch {
+	case want == 0:
+		return "stopped"
+	case healthy == want:
+		return "running"
+	case healthy > 0:
+		return "degraded"
+	}
+	return "crashed"
+}
+
+// gitHost is the host of git addresses: localhost for an installation that is reached from this machine alone.
+func (s *Server) gitHost() string {
+	if strings.HasSuffix(string(s.config.Domain), "localhost") {
+		return "localhost"
+	}
+	return string(s.config.Domain)
+}
+
+func (s *Server) destroyApp(ctx context.Context, _ access.Actor, in *appSignedIn) (struct{}, error) {
+	a, err := app.ByName(ctx, s.db.Reader(), in.App)
+	if err != nil {
+		return struct{}{}, err
+	}
+	r, err := s.submit(ctx, in.Body.Envelope, statement.KindAppDestroy)
+	if err != nil {
+		return struct{}{}, err
+	}
+	if r.App != a.ID {
+		return struct{}{}, otherApp()
+	}
+	gone := bulwark.Fail(bulwark.KindCanceled, fmt.Sprintf("App %s was destroyed.", a.Name), "", nil)
+	if _, err := s.jobs.Cancel(ctx, a.ID, "", gone); err != nil {
+		return struct{}{}, err
+	}
+	err = s.db.Tx(ctx, func(tx *sql.Tx) error {
+		if err := app.Destroy(tx, a.ID); err != nil {
+			return err
+		}
+		if err := instance.EndAll(tx, a.ID); err != nil {
+			return err
+		}
+		return audit.Write(tx, audit.Entry{Project: a.Project, Actor: r.Person, Action: string(r.Kind), Resource: access.App(a.Name).String(), Outcome: "done"})
+	})
+	s.instances.Kick()
+	return struct{}{}, err
+}
+
+func otherApp() error {
+	return bulwark.Failf(bulwark.KindForbidden, "The statement is about another app.")
+}
+
+// change takes a statement that makes a release, and enqueues the operation in one transaction with its effects.
+func (s *Server) change(ctx context.Context, _ access.Actor, in *appSignedIn) (client.Operation, error) {
+	a, err := app.ByName(ctx, s.db.Reader(), in.App)
+	if err != nil {
+		return client.Operation{}, err
+	}
+	r, err := s.submit(ctx, in.Body.Envelope, statement.KindConfigSet, statement.KindRollback, statement.KindResize)
+	if err != nil {
+		return client.Operation{}, err
+	}
+	if r.App != a.ID {
+		return client.Operation{}, otherApp()
+	}
+	op := job.Operation{ID: bulwark.NewOperationID(), Project: a.Project, App: a.ID, Kind: "change", Cause: r.Digest, Person: r.Person}
+	err = s.db.Tx(ctx, func(tx *sql.Tx) error {
+		var err error
+		if op.Note, err = s.effect(tx, a, r); err != nil {
+			return err
+		}
+		if err := audit.Write(tx, audit.Entry{Project: a.Project, Actor: r.Person, Action: string(r.Kind), Resource: access.App(a.Name).String(),
+			Outcome: "accepted", Detail: op.Note}); err != nil {
+			return err
+		}
+		if a.Promoted == 0 {
+			return nil // there is nothing yet that a release could be made of; the next deploy takes it along
+		}
+		return job.Enqueue(tx, op)
+	})
+	if err != nil {
+		return client.Operation{}, err
+	}
+	if a.Promoted == 0 {
+		return client.Operation{Kind: op.Kind, State: job.Done, Message: "The app has no release yet; the next deploy takes the change along."}, nil
+	}
+	s.jobs.Wake()
+	return client.Operation{ID: op.ID, Kind: op.Kind, State: job.Waiting}, nil
+}
+
+// effect writes what a statement changes in the store, and returns a line for the list of releases.
+func (s *Server) effect(tx *sql.Tx, a *app.App, r *nodeapi.Receipt) (string, error) {
+	switch r.Kind {
+	case statement.KindConfigSet:
+		var b statement.ConfigSet
+		if err := json.Unmarshal(r.Body, &b); err != nil {
+			return "", err
+		}
+		set := slices.Sorted(maps.Keys(b.Set))
+		var words []string
+		for _, n := range set {
+			words = append(words, "set "+string(n))
+		}
+		for _, n := range b.Unset {
+			words = append(words, "unset "+string(n))
+		}
+		return strings.Join(words, ", "), app.SetVariables(tx, a, r.Config.Revision, set, b.Unset)
+	case statement.KindRollback:
+		var b statement.Rollback
+		if err := json.Unmarshal(r.Body, &b); err != nil {
+			return "", err
+		}
+		return fmt.Sprintf("rollback to v%d", b.To), nil
+	case statement.KindResize:
+		var b statement.Resize
+		if err := json.Unmarshal(r.Body, &b); err != nil {
+			return "", err
+		}
+		var words []string
+		for _, p := range slices.Sorted(maps.Keys(b.Sizes)) {
+			words = append(words, fmt.Sprintf("resize %s to %s", p, b.Sizes[p]))
+		}
+		return strings.Join(words, ", "), nil
+	}
+	return "", nil
+}
+
+// setting takes a statement that changes how an app is reached or what it may reach; no release follows.
+func (s *Server) setting(ctx context.Context, _ access.Actor, in *appSignedIn) (struct{}, error) {
+	a, err := app.ByName(ctx, s.db.Reader(), in.App)
+	if err != nil {
+		return struct{}{}, err
+	}
+	r, err := s.submit(ctx, in.Body.Envelope, statement.KindDomainAdd, statement.KindDomainRemove, statement.KindBuildSecret)
+	if err != nil {
+		return struct{}{}, err
+	}
+	if r.App != a.ID {
+		return struct{}{}, otherApp()
+	}
+	var domain statement.Domain
+	if r.Kind != statement.KindBuildSecret {
+		if err := json.Unmarshal(r.Body, &domain); err != nil {
+			return struct{}{}, err
+		}
+	}
+	err = s.db.Tx(ctx, func(tx *sql.Tx) error {
+		var err error
+		switch r.Kind {
+		case statement.KindDomainAdd:
+			err = app.AddDomain(tx, a, domain.Host)
+		case statement.KindDomainRemove:
+			err = app.RemoveDomain(tx, a, domain.Host)
+		}
+		if err != nil {
+			return err
+		}
+		return audit.Write(tx, audit.Entry{Project: a.Project, Actor: r.Person, Action: string(r.Kind), Resource: access.App(a.Name).String(),
+			Outcome: "done", Detail: string(domain.Host)})
+	})
+	if err != nil {
+		return struct{}{}, err
+	}
+	return struct{}{}, s.routes.Sync(ctx)
+}
+
+func (s *Server) listReleases(ctx context.Context, _ access.Actor, in *appIn) ([]client.Release, error) {
+	a, err := app.ByName(ctx, s.db.Reader(), in.App)
+	if err != nil {
+		return nil, err
+	}
+	return release.List(ctx, s.db.Reader(), a.ID)
+}
+
+func (s *Server) listBuilds(ctx context.Context, _ access.Actor, in *appIn) ([]client.Build, error) {
+	a, err := app.ByName(ctx, s.db.Reader(), in.App)
+	if err != nil {
+		return nil, err
+	}
+	return build.List(ctx, s.db.Reader(), a.ID, 0)
+}
+
+func (s *Server) getBuild(ctx context.Context, _ access.Actor, in *buildIn) (client.Build, error) {
+	a, err := app.ByName(ctx, s.db.Reader(), in.App)
+	if err != nil {
+		return client.Build{}, err
+	}
+	found, err := build.List(ctx, s.db.Reader(), a.ID, in.Number)
+	if err != nil {
+		return client.Build{}, err
+	}
+	if len(found) != 1 {
+		return client.Build{}, bulwark.Fail(bulwark.KindNotFound, fmt.Sprintf("App %s has no build %d.", a.Name, in.Number), "See bulwark builds.", nil)
+	}
+	return found[0], nil
+}
+
+func (s *Server) cancelBuild(ctx context.Context, actor access.Actor, in *appIn) (struct{}, error) {
+	a, err := app.ByName(ctx, s.db.Reader(), in.App)
+	if err != nil {
+		return struct{}{}, err
+	}
+	any, err := s.jobs.Cancel(ctx, a.ID, "deploy", bulwark.Fail(bulwark.KindCanceled, "The build was canceled.", "", nil))
+	if err != nil {
+		return struct{}{}, err
+	}
+	if !any {
+		return struct{}{}, bulwark.Fail(bulwark.KindNotFound, fmt.Sprintf("App %s has no build under way.", a.Name), "", nil)
+	}
+	return struct{}{}, s.note(ctx, actor.Person, string(access.CancelBuild), access.App(a.Name), "")
+}

@@ -1,0 +1,268 @@
+package server
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/bulwark-paas/bulwark"
+	"github.com/bulwark-paas/bulwark/client"
+	"github.com/bulwark-paas/bulwark/internal/access"
+	"github.com/bulwark-paas/bulwark/internal/app"
+	"github.com/bulwark-paas/bulwark/internal/audit"
+	"github.com/bulwark-paas/bulwark/internal/instance"
+	"github.com/bulwark-paas/bulwark/internal/job"
+	"github.com/bulwark-paas/bulwark/internal/node/nodeapi"
+	"github.com/bulwark-paas/bulwark/internal/release"
+	"github.com/bulwark-paas/bulwark/internal/statement"
+)
+
+func (s *Server) listInstances(ctx context.Context, _ access.Actor, in *appIn) ([]client.Instance, error) {
+	a, err := app.ByName(ctx, s.db.Reader(), in.App)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := instance.Rows(ctx, s.db.Reader(), a.ID)
+	if err != nil {
+		return nil, err
+	}
+	out := []client.Instance{}
+	releases := map[uint64]*nodeapi.Released{}
+	for _, r := range rows {
+		full, ok := releases[r.Release]
+		if !ok {
+			if full, err = release.Get(ctx, s.db.Reader(), a.ID, r.Release); err != nil {
+				return nil, err
+			}
+			releases[r.Release] = full
+		}
+		v := client.Instance{ID: r.ID, Name: r.Name(), Process: r.Process, Release: r.Release, State: "waiting", Reason: r.Reason,
+			Size: full.Release.Sizes[r.Process], Command: strings.Join(full.Release.Plan.Processes[r.Process].Argv, " "),
+			Since: r.Started.UTC(), Crashes: r.Crashes}
+		if v.Size == "" {
+			v.Size = bulwark.SizeSmall
+		}
+		if i, ok := s.instances.State(r.ID); ok {
+			v.State, v.Since = string(i.Phase), i.Since.UTC()
+			if i.Reason != "" {
+				v.Reason = i.Reason
+			}
+		}
+		if !r.Want {
+			v.State = "stopping"
+		}
+		out = append(out, v)
+	}
+	return out, nil
+}
+
+func (s *Server) scale(ctx context.Context, actor access.Actor, in *scaleIn) (client.App, error) {
+	a, err := app.ByName(ctx, s.db.Reader(), in.App)
+	if err != nil {
+		return client.App{}, err
+	}
+	want := map[bulwark.ProcessType]int{}
+	for name, n := range in.Body.Formation {
+		p, err := bulwark.ParseProcessType(name)
+		if err != nil {
+			return client.App{}, err
+		}
+		want[p] = n
+	}
+	if err := s.instances.Scale(ctx, a, want); err != nil {
+		return client.App{}, err
+	}
+	if err := s.note(ctx, actor.Person, string(access.ScaleApp), access.App(a.Name), fmt.Sprint(want)); err != nil {
+		return client.App{}, err
+	}
+	return s.view(ctx, a, nil)
+}
+
+func (s *Server) restartApp(ctx context.Context, actor access.Actor, in *appIn) (client.Operation, error) {
+	a, err := app.ByName(ctx, s.db.Reader(), in.App)
+	if err != nil {
+		return client.Operation{}, err
+	}
+	if a.Promoted == 0 {
+		return client.Operation{}, bulwark.Fail(bulwark.KindConflict, fmt.Sprintf("App %s has no release yet.", a.Name), "Deploy it first: git push bulwark main.", nil)
+	}
+	op := job.Operation{ID: bulwark.NewOperationID(), Project: a.Project, App: a.ID, Kind: "restart", Person: actor.Person}
+	err = s.db.Tx(ctx, func(tx *sql.Tx) error {
+		if err := audit.Write(tx, audit.Entry{Project: a.Project, Actor: actor.Person, Action: "app.restart", Resource: access.App(a.Name).String(), Outcome: "accepted"}); err != nil {
+			return err
+		}
+		return job.Enqueue(tx, op)
+	})
+	if err != nil {
+		return client.Operation{}, err
+	}
+	s.jobs.Wake()
+	return client.Operation{ID: op.ID, Kind: op.Kind, State: job.Waiting}, nil
+}
+
+func (s *Server) getConfig(ctx context.Context, _ access.Actor, in *appIn) (client.AppConfig, error) {
+	a, err := app.ByName(ctx, s.db.Reader(), in.App)
+	if err != nil {
+		return client.AppConfig{}, err
+	}
+	names, err := app.Variables(ctx, s.db.Reader(), a.ID)
+	out := client.AppConfig{Revision: a.Config, Variables: []client.Variable{}}
+	for _, n := range names {
+		out.Variables = append(out.Variables, client.Variable(n))
+	}
+	return out, err
+}
+
+// revealed is a value that the server cannot read.
+type revealed struct {
+	Sealed []byte `json:"sealed"`
+}
+
+func (s *Server) reveal(ctx context.Context, actor access.Actor, in *appSignedIn) (revealed, error) {
+	a, err := app.ByName(ctx, s.db.Reader(), in.App)
+	if err != nil {
+		return revealed{}, err
+	}
+	// No entry, no value.
+	if err := s.note(ctx, actor.Person, string(statement.KindConfigReveal), access.App(a.Name), ""); err != nil {
+		return revealed{}, err
+	}
+	var out nodeapi.Sealed
+	err = s.node.Call(ctx, "reveal", nodeapi.Document{Envelope: in.Body.Envelope}, &out)
+	return revealed(out), err
+}
+
+func (s *Server) proof(ctx context.Context, _ access.Actor, in *proofIn) (client.Proof, error) {
+	a, err := app.ByName(ctx, s.db.Reader(), in.App)
+	if err != nil {
+		return client.Proof{}, err
+	}
+	if a.Promoted == 0 {
+		return client.Proof{}, bulwark.Fail(bulwark.KindConflict, fmt.Sprintf("App %s has no release yet.", a.Name), "Deploy it first: git push bulwark main.", nil)
+	}
+	full, err := release.Get(ctx, s.db.Reader(), a.ID, a.Promoted)
+	if err != nil {
+		return client.Proof{}, err
+	}
+	var running nodeapi.Envelope
+	err = s.node.Call(ctx, "running", nodeapi.Running{App: a.ID, Challenge: in.Challenge}, &running)
+	return client.Proof{Bundle: full.Bundle, Running: running.Envelope}, err
+}
+
+func (s *Server) status(ctx context.Context, _ access.Actor, _ *platformIn) (client.Status, error) {
+	out := client.Status{Version: s.config.Version, Node: "ok", Edge: "ok"}
+	apps, err := app.All(ctx, s.db.Reader())
+	if err != nil {
+		return out, err
+	}
+	out.Apps = len(apps)
+	var all []nodeapi.Instance
+	if err := s.node.Call(ctx, "instances", struct{}{}, &all); err != nil {
+		out.Node = "away"
+	}
+	for _, i := range all {
+		if !i.Phase.Over() {
+			out.Instances++
+		}
+		if i.Phase == nodeapi.PhaseHealthy {
+			out.Healthy++
+		}
+	}
+	if err := s.routes.Sync(ctx); err != nil {
+		out.Edge = "away"
+	}
+	err = s.db.Reader().QueryRowContext(ctx, `SELECT count(*) FROM build WHERE state = 'running'`).Scan(&out.Building)
+	return out, err
+}
+
+func (s *Server) watch(ctx context.Context, _ access.Actor, in *operationIn) (func(context.Context, func(any) error), error) {
+	a, err := app.ByName(ctx, s.db.Reader(), in.App)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := s.jobs.Get(ctx, a.ID, in.Operation); err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context, send func(any) error) {
+		err := s.jobs.Watch(ctx, a.ID, in.Operation, func(e client.Event) error { return send(e) })
+		if err != nil && ctx.Err() == nil {
+			s.log.Debug("a watcher went away", "error", err)
+		}
+	}, nil
+}
+
+// logs merges the logs of an app's instances; lines of several instances come in the order in which they arrive.
+func (s *Server) logs(ctx context.Context, _ access.Actor, in *logsIn) (func(context.Context, func(any) error), error) {
+	a, err := app.ByName(ctx, s.db.Reader(), in.App)
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context, send func(any) error) {
+		m := &merge{server: s, app: a, in: in, send: send, have: map[bulwark.InstanceID]bool{}}
+		m.run(ctx)
+	}, nil
+}
+
+// merge follows the logs of all instances of an app.
+type merge struct {
+	server *Server
+	app    *app.App
+	in     *logsIn
+	mu     sync.Mutex // guards send
+	send   func(any) error
+	have   map[bulwark.InstanceID]bool
+}
+
+func (m *merge) run(ctx context.Context) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	tail := m.in.Tail
+	for {
+		changed := m.server.instances.Changed()
+		rows, err := instance.Rows(ctx, m.server.db.Reader(), m.app.ID)
+		if err != nil {
+			return
+		}
+		for _, r := range rows {
+			if m.have[r.ID] {
+				continue
+			}
+			if _, ok := m.server.instances.State(r.ID); !ok {
+				continue
+			}
+			m.have[r.ID] = true
+			wg.Go(func() { m.follow(ctx, cancel, r, tail) })
+		}
+		if !m.in.Follow {
+			wg.Wait()
+			return
+		}
+		tail = 0 // what starts from now on is shown whole
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		case <-time.After(2 * time.Second):
+		}
+	}
+}
+
+func (m *merge) follow(ctx context.Context, cancel context.CancelFunc, r instance.Row, tail int) {
+	err := nodeapi.Stream(ctx, m.server.node, "logs", nodeapi.Logs{Instance: r.ID, Tail: tail, Follow: m.in.Follow}, func(l nodeapi.LogLine) error {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if err := m.send(client.LogLine{Instance: r.Name(), Text: l.Text}); err != nil {
+			cancel() // who asked is gone
+			return err
+		}
+		return nil
+	})
+	if err != nil && ctx.Err() == nil {
+		m.server.log.Debug("a log cannot be read", "instance", r.ID, "error", err)
+	}
+}

@@ -1,0 +1,236 @@
+// Package server wires the unprivileged control plane together: API, git, store, operations, and the reconcilers that keep
+// instances and routes in agreement with it. It is read from top to bottom; pipeline.go is where a push becomes a route.
+//
+// Whoever owns this process can delay, refuse, and read logs and traffic metadata. It opens no secret and signs nothing
+// that anybody must believe; see docs/security.md.
+package server
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/tls"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/bulwark-paas/bulwark"
+	"github.com/bulwark-paas/bulwark/internal/access"
+	"github.com/bulwark-paas/bulwark/internal/api"
+	"github.com/bulwark-paas/bulwark/internal/app"
+	"github.com/bulwark-paas/bulwark/internal/atomicfile"
+	"github.com/bulwark-paas/bulwark/internal/audit"
+	"github.com/bulwark-paas/bulwark/internal/build"
+	"github.com/bulwark-paas/bulwark/internal/db"
+	"github.com/bulwark-paas/bulwark/internal/edge/edgecontrol"
+	"github.com/bulwark-paas/bulwark/internal/instance"
+	"github.com/bulwark-paas/bulwark/internal/job"
+	"github.com/bulwark-paas/bulwark/internal/node/nodeapi"
+	"github.com/bulwark-paas/bulwark/internal/process"
+	"github.com/bulwark-paas/bulwark/internal/release"
+	"github.com/bulwark-paas/bulwark/internal/route"
+	"github.com/bulwark-paas/bulwark/internal/source"
+	"github.com/bulwark-paas/bulwark/internal/source/gitssh"
+	"github.com/bulwark-paas/bulwark/internal/statement"
+)
+
+// Config is all that a server is told.
+type Config struct {
+	API, SSH    net.Listener
+	Dir         string // the server's own
+	NodeSocket  string
+	EdgeSocket  string
+	Hook        string // path of bulwark-hook
+	Domain      bulwark.HostName
+	HTTPS, Git  uint16 // ports, for the addresses that users are shown
+	Version     string
+	HostKeyFile string // where the git server's public host key goes, for the node to vouch for
+	Log         *slog.Logger
+}
+
+// Server is a running server.
+type Server struct {
+	config    Config
+	db        *db.DB
+	node      *nodeapi.Client
+	jobs      *job.Engine
+	instances *instance.Manager
+	routes    *route.Pusher
+	gate      *source.Gate
+	log       *slog.Logger
+}
+
+// Run runs a server until ctx ends; ready is called when it serves.
+func Run(ctx context.Context, c Config, ready func()) error {
+	s, err := open(ctx, c)
+	if err != nil {
+		return err
+	}
+	defer s.db.Close()
+	git, err := s.git()
+	if err != nil {
+		return err
+	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	wg.Go(func() { s.instances.Run(ctx, s.routes) })
+	wg.Go(func() { s.routes.Run(ctx) })
+	if err := s.jobs.Start(ctx); err != nil {
+		return err
+	}
+	defer s.jobs.Wait()
+	failed := make(chan error, 2)
+	wg.Go(func() { failed <- git.Serve(ctx) })
+	wg.Go(func() { failed <- s.serveAPI(ctx) })
+	ready()
+	err = <-failed
+	cancel()
+	return err
+}
+
+func open(ctx context.Context, c Config) (*Server, error) {
+	var migrations []db.Migration
+	for _, m := range [][]db.Migration{audit.Migrations(), job.Migrations(), app.Migrations(), source.Migrations(), build.Migrations(),
+		release.Migrations(), instance.Migrations()} {
+		migrations = append(migrations, m...)
+	}
+	d, err := db.Open(ctx, filepath.Join(c.Dir, "bulwark.db"), migrations)
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{config: c, db: d, node: nodeapi.NewClient(c.NodeSocket), log: c.Log}
+	if s.jobs, err = job.New(d, filepath.Join(c.Dir, "operations"), c.Log, s.perform); err != nil {
+		return nil, err
+	}
+	s.instances = instance.New(d, s.node, c.Log)
+	s.routes = route.New(d, edgecontrol.New(c.EdgeSocket), s.instances, c.Domain, c.Log)
+	s.gate = &source.Gate{DB: d, Node: s.node, Jobs: s.jobs, Dir: filepath.Join(c.Dir, "sources"), Log: c.Log}
+	return s, os.MkdirAll(s.gate.Dir, 0o700)
+}
+
+// git makes the SSH git server.
+func (s *Server) git() (*gitssh.Server, error) {
+	key, err := hostKey(filepath.Join(s.config.Dir, "ssh_host_ed25519_key"))
+	if err != nil {
+		return nil, err
+	}
+	if err := atomicfile.Write(s.config.HostKeyFile, ssh.MarshalAuthorizedKey(key.PublicKey()), 0o644); err != nil {
+		return nil, err
+	}
+	git, err := process.Look("git", "git")
+	if err != nil {
+		return nil, err
+	}
+	return gitssh.New(gitssh.Config{Listener: s.config.SSH, HostKeys: []ssh.Signer{key}, Repos: filepath.Join(s.config.Dir, "git"),
+		Git: git, Hook: s.config.Hook, HookSocket: filepath.Join(s.config.Dir, "hook.sock"), Gate: s.gate, Log: s.log})
+}
+
+// hostKey reads the git server's host key, or makes it at the first start.
+func hostKey(path string) (ssh.Signer, error) {
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		_, key, err := ed25519.GenerateKey(rand.Reader)
+		if err != nil {
+			return nil, err
+		}
+		block, err := ssh.MarshalPrivateKey(key, "bulwark")
+		if err != nil {
+			return nil, err
+		}
+		b = pem.EncodeToMemory(block)
+		if err := atomicfile.Write(path, b, 0o600); err != nil {
+			return nil, err
+		}
+	} else if err != nil {
+		return nil, err
+	}
+	return ssh.ParsePrivateKey(b)
+}
+
+// serveAPI serves the API over TLS, with the certificate that the node issued.
+func (s *Server) serveAPI(ctx context.Context) error {
+	api.Shape()
+	a := api.New(s.config.Version, s.log, s.who)
+	s.endpoints(a)
+	certs := &certificates{node: s.node}
+	srv := &http.Server{Handler: a.Handler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
+		BaseContext: func(net.Listener) context.Context { return ctx },
+		ErrorLog:    slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS13, GetCertificate: certs.get,
+			// Any key may sign the handshake; whose it is, and whether it is anybody's, the node's ledger says.
+			ClientAuth: tls.RequestClientCert}}
+	stop := context.AfterFunc(ctx, func() { srv.Close() })
+	defer stop()
+	if err := srv.ServeTLS(s.config.API, "", ""); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+// who finds out who makes a request, by the key of the TLS client certificate: there is no secret that could be stolen.
+func (s *Server) who(r *http.Request) (access.Actor, error) {
+	if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
+		return access.Actor{}, nil
+	}
+	key, ok := r.TLS.PeerCertificates[0].PublicKey.(ed25519.PublicKey)
+	if !ok {
+		return access.Actor{}, nil
+	}
+	fingerprint := statement.NewKey(key).Fingerprint
+	var out nodeapi.KeyOwner
+	err := s.node.Call(r.Context(), "keyowner", nodeapi.KeyOwner{Kind: "device", Fingerprint: fingerprint}, &out)
+	if bulwark.KindOf(err) == bulwark.KindForbidden {
+		return access.Actor{}, nil // a stranger, or somebody who is about to sign in
+	}
+	return access.Actor{Person: out.Person, Key: fingerprint}, err
+}
+
+// certificates keeps the API's certificate, fetched from the node and again before it ends.
+type certificates struct {
+	node *nodeapi.Client
+	mu   sync.Mutex // guards what follows
+	cert *tls.Certificate
+	at   time.Time
+}
+
+func (c *certificates) get(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.cert != nil && time.Since(c.at) < 24*time.Hour {
+		return c.cert, nil
+	}
+	var out bulwark.Certificate
+	if err := c.node.Call(hello.Context(), "certificate", struct{}{}, &out); err != nil {
+		if c.cert != nil {
+			return c.cert, nil // the old one is good for weeks
+		}
+		return nil, err
+	}
+	cert, err := tls.X509KeyPair(out.Chain, out.Key)
+	if err != nil {
+		return nil, fmt.Errorf("server: the node's certificate: %w", err)
+	}
+	c.cert, c.at = &cert, time.Now()
+	return c.cert, nil
+}
+
+// url is the address of an app for people.
+func (s *Server) url(a *app.App) string {
+	host := string(a.Name) + "." + string(s.config.Domain)
+	if s.config.HTTPS != 443 {
+		host = fmt.Sprintf("%s:%d", host, s.config.HTTPS)
+	}
+	return "https://" + host
+}
