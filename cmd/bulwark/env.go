@@ -1,0 +1,30 @@
+package main
+
+import (
+	"io"
+	"time"
+)
+
+// env is all that a command may know of the world around it. It is filled in once, by main, from the process's own
+// environment; tests fill in their own. No command reads the environment itself.
+type env struct {
+	stdin  io.Reader
+	stdout io.Writer
+	stderr io.Writer
+
+	stdinTTY  bool // a person can be asked
+	stdoutTTY bool // a person reads the output
+	stderrTTY bool // progress may move
+	colour    bool // stdout may have colours: a terminal, and NO_COLOR is not set
+	utf8      bool // the locale's character set is UTF-8
+
+	home   string // absolute; empty if there is none
+	cwd    string // absolute
+	getenv func(string) string
+	now    func() time.Time
+
+	// secret reads a line from the terminal without showing it; nil if stdin is none.
+	secret func() ([]byte, error)
+
+	version string // of this program
+}

@@ -1,0 +1,248 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/bulwark-paas/bulwark"
+	"github.com/bulwark-paas/bulwark/internal/atomicfile"
+	"github.com/bulwark-paas/bulwark/internal/base"
+	"github.com/bulwark-paas/bulwark/internal/install"
+	"github.com/bulwark-paas/bulwark/internal/node"
+	"github.com/bulwark-paas/bulwark/internal/node/nodeapi"
+	"github.com/bulwark-paas/bulwark/internal/process"
+	"github.com/bulwark-paas/bulwark/internal/supervise"
+)
+
+// operatorCommands are for root on the machine that hosts the platform.
+func operatorCommands(e *env) []*cobra.Command {
+	return []*cobra.Command{upCommand(e), downCommand(e), tokenCommand(e), uninstallCommand(e), basesCommand(e), processCommand(e)}
+}
+
+// rootFlag adds --root.
+func rootFlag(cmd *cobra.Command, root *string) {
+	cmd.Flags().StringVar(root, "root", install.DefaultRoot, "folder of the installation")
+}
+
+func upCommand(e *env) *cobra.Command {
+	var opt install.Options
+	var name, domain, bases string
+	cmd := &cobra.Command{
+		Use:     "up",
+		Short:   "Run the platform on this machine, as root",
+		Example: "  # bulwark up\n  # bulwark up --root /srv/bulwark --name second --https-port 9443",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var err error
+			if opt.Name, err = bulwark.ParseInstallationName(name); err != nil {
+				return err
+			}
+			if domain != "" {
+				if opt.Domain, err = bulwark.ParseHostName(domain); err != nil {
+					return err
+				}
+			}
+			if bases != "" {
+				index, err := base.Find(bases)
+				if err != nil {
+					return err
+				}
+				opt.Bases = filepath.Dir(index[base.Run].Layout)
+			}
+			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM)
+			defer stop()
+			return up(ctx, e, opt)
+		},
+	}
+	rootFlag(cmd, &opt.Root)
+	f := cmd.Flags()
+	f.StringVar(&name, "name", string(install.DefaultName), "name of the installation")
+	f.StringVar(&domain, "domain", "", "domain below which every app has its name (default bulwark.localhost)")
+	f.StringVar(&opt.EngineBin, "engine", "", "directory of runc, the shim and buildkitd")
+	f.StringVar(&bases, "bases", "", "directory of the base images")
+	f.StringVar(&opt.Etc, "etc", "", "directory in place of /etc for the register of user ids")
+	f.Uint32Var(&opt.Blocks, "blocks", 0, "blocks of 65536 user ids, at the first start")
+	f.Uint16Var(&opt.Ports.HTTP, "http-port", 0, "port for http (default 80)")
+	f.Uint16Var(&opt.Ports.HTTPS, "https-port", 0, "port for https (default 443)")
+	f.Uint16Var(&opt.Ports.API, "api-port", 0, "port of the API (default 8443)")
+	f.Uint16Var(&opt.Ports.SSH, "ssh-port", 0, "port of the git server (default 2222)")
+	return cmd
+}
+
+// up makes the installation if there is none, and supervises it.
+func up(ctx context.Context, e *env, opt install.Options) error {
+	inst, err := install.Create(opt)
+	if err != nil {
+		return err
+	}
+	if err := inst.Check(); err != nil {
+		return err
+	}
+	tools, err := toolchains(ctx, e)
+	if err != nil {
+		return err
+	}
+	b, err := json.MarshalIndent(tools, "", "  ")
+	if err != nil {
+		return err
+	}
+	if err := atomicfile.Write(toolchainsFile(inst), b, 0o600); err != nil {
+		return err
+	}
+	log := slog.New(slog.NewTextHandler(e.stderr, nil))
+	return supervise.Run(ctx, supervise.Config{
+		Installation: inst, Log: log,
+		Processes:  supervise.Table(inst, supervise.Extra{SSLCertFile: e.getenv("SSL_CERT_FILE")}),
+		BeforeDown: func(ctx context.Context) error { return nodeOf(inst).Call(ctx, "halt", struct{}{}, nil) },
+		Ready:      func() { fmt.Fprintln(e.stdout, "ready") },
+	})
+}
+
+func nodeOf(inst *install.Installation) *nodeapi.Client {
+	return nodeapi.NewClient(inst.Socket(install.NodeVerbs))
+}
+
+// toolchains reads how this host reaches the registries of the languages from its own tools' configuration; a host
+// without a tool has builders without that registry.
+func toolchains(ctx context.Context, e *env) (node.Toolchains, error) {
+	var t node.Toolchains
+	out := func(path string, args ...string) string {
+		b, err := process.Output(ctx, process.Cmd{Path: path, Args: args, Env: []string{"HOME=" + e.home, "PATH=/usr/local/go/bin:/usr/local/bin:/usr/bin:/bin",
+			"GOFLAGS=-mod=mod"}})
+		if err != nil {
+			return ""
+		}
+		return strings.TrimSpace(string(b))
+	}
+	if path := first("/usr/local/go/bin/go", "/usr/lib/go/bin/go", "/usr/bin/go"); path != "" {
+		t.Go = bulwark.GoProxy{Proxy: out(path, "env", "GOPROXY"), SumDB: out(path, "env", "GOSUMDB"), NoSum: out(path, "env", "GONOSUMDB")}
+	}
+	if path := first("/usr/local/bin/npm", "/usr/bin/npm"); path != "" {
+		t.NPM = out(path, "config", "get", "registry")
+	}
+	for _, u := range append(strings.FieldsFunc(t.Go.Proxy, func(r rune) bool { return r == ',' || r == '|' }), t.NPM) {
+		if parsed, err := url.Parse(u); err == nil && parsed.Host != "" {
+			t.Allow = append(t.Allow, parsed.Host)
+		}
+	}
+	if name, _, _ := strings.Cut(t.Go.SumDB, "+"); name != "" && name != "off" {
+		t.Allow = append(t.Allow, name)
+	}
+	mirrors, err := base.HostMirrors("/etc/apt")
+	if err != nil {
+		return t, nil // a host that is not Debian has no apt for builders either
+	}
+	for _, line := range mirrors {
+		for _, word := range strings.Fields(line) {
+			if parsed, err := url.Parse(word); err == nil && strings.HasPrefix(parsed.Scheme, "http") && parsed.Host != "" {
+				t.Allow = append(t.Allow, parsed.Host)
+			}
+		}
+	}
+	return t, nil
+}
+
+func first(paths ...string) string {
+	for _, p := range paths {
+		if st, err := os.Stat(p); err == nil && !st.IsDir() {
+			return p
+		}
+	}
+	return ""
+}
+
+func downCommand(e *env) *cobra.Command {
+	var root string
+	var force bool
+	cmd := &cobra.Command{
+		Use: "down", Short: "Stop the platform and its apps, as root", Example: "  # bulwark down", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			inst, err := install.Open(root)
+			if err != nil {
+				return err
+			}
+			return supervise.NewClient(inst).Down(cmd.Context(), force)
+		},
+	}
+	rootFlag(cmd, &root)
+	cmd.Flags().BoolVar(&force, "force", false, "stop the platform even if its apps cannot be stopped")
+	return cmd
+}
+
+func tokenCommand(e *env) *cobra.Command {
+	var root string
+	cmd := &cobra.Command{
+		Use: "token", Short: "Make a one-time login token, as root", Example: "  # bulwark token", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			inst, err := install.Open(root)
+			if err != nil {
+				return err
+			}
+			ctx, cancel := context.WithTimeout(cmd.Context(), 30*time.Second)
+			defer cancel()
+			var out map[string]string
+			if err := nodeOf(inst).Call(ctx, "token", struct{}{}, &out); err != nil {
+				return err
+			}
+			fmt.Fprintln(e.stdout, out["token"])
+			return nil
+		},
+	}
+	rootFlag(cmd, &root)
+	return cmd
+}
+
+func uninstallCommand(e *env) *cobra.Command {
+	var root string
+	var yes bool
+	cmd := &cobra.Command{
+		Use: "uninstall", Short: "Remove an installation with all its apps and data, as root", Example: "  # bulwark uninstall --yes", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			inst, err := install.Open(root)
+			if err != nil {
+				return err
+			}
+			if !yes {
+				return bulwark.Invalid(fmt.Sprintf("This removes %s with all apps and data.", inst.Root), "If that is what you want, add --yes.")
+			}
+			return install.Remove(cmd.Context(), inst)
+		},
+	}
+	rootFlag(cmd, &root)
+	cmd.Flags().BoolVar(&yes, "yes", false, "do it")
+	return cmd
+}
+
+func basesCommand(e *env) *cobra.Command {
+	bases := &cobra.Command{Use: "bases", Short: "The base images that apps are built and run on", Example: "  # bulwark bases make --dir /var/cache/bulwark/bases"}
+	var dir, engine, cache string
+	mk := &cobra.Command{
+		Use: "make", Short: "Make the base images from Debian's signed packages, as root", Example: "  # bulwark bases make", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			index, err := base.Make(cmd.Context(), dir, base.Options{EngineBin: engine, CacheDir: cache, Env: os.Environ()}, e.stderr)
+			if err != nil {
+				return err
+			}
+			for name, image := range index {
+				fmt.Fprintf(e.stdout, "%s %s\n", name, image.Digest)
+			}
+			return nil
+		},
+	}
+	mk.Flags().StringVar(&dir, "dir", "/var/cache/bulwark/bases", "where to put them")
+	mk.Flags().StringVar(&engine, "engine", install.DefaultEngine, "directory of runc and buildkitd")
+	mk.Flags().StringVar(&cache, "cache", "", "where to keep downloads")
+	bases.AddCommand(mk)
+	return bases
+}

@@ -1,0 +1,256 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/bulwark-paas/bulwark"
+	"github.com/bulwark-paas/bulwark/internal/dial"
+	"github.com/bulwark-paas/bulwark/internal/edge"
+	"github.com/bulwark-paas/bulwark/internal/egress"
+	"github.com/bulwark-paas/bulwark/internal/fdpass"
+	"github.com/bulwark-paas/bulwark/internal/install"
+	"github.com/bulwark-paas/bulwark/internal/node"
+	"github.com/bulwark-paas/bulwark/internal/resolver"
+	platform "github.com/bulwark-paas/bulwark/internal/server"
+	"github.com/bulwark-paas/bulwark/internal/statement"
+)
+
+// child is what a process of the platform starts with: the installation, and what the supervisor handed to it.
+type child struct {
+	inst     *install.Installation
+	files    map[string][]*os.File
+	notifier *fdpass.Notifier
+	log      *slog.Logger
+	version  string
+}
+
+// processCommand runs one of the platform's processes; the supervisor calls it, people do not.
+func processCommand(e *env) *cobra.Command {
+	var root string
+	cmd := &cobra.Command{
+		Use:    "process NAME",
+		Short:  "Run one of the platform's processes; the supervisor does this",
+		Args:   cobra.ExactArgs(1),
+		Hidden: true,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			run, ok := map[string]func(context.Context, *child) error{
+				"containerd": runContainerd, "node": runNode, "dial": runDial, "egress": runEgress, "resolver": runResolver,
+				"server": runServer, "edge": runEdge,
+			}[args[0]]
+			if !ok {
+				return bulwark.Invalid(fmt.Sprintf("There is no process %q.", args[0]), "")
+			}
+			c, err := newChild(e, root)
+			if err != nil {
+				return err
+			}
+			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM)
+			defer stop()
+			return run(ctx, c)
+		},
+	}
+	cmd.Flags().StringVar(&root, "root", install.DefaultRoot, "folder of the installation")
+	return cmd
+}
+
+func newChild(e *env, root string) (*child, error) {
+	inst, err := install.Open(root)
+	if err != nil {
+		return nil, err
+	}
+	c := &child{inst: inst, log: slog.New(slog.NewJSONHandler(e.stderr, nil)), version: e.version}
+	if c.files, err = fdpass.Listeners(os.Environ()); err != nil {
+		return nil, err
+	}
+	c.notifier, err = fdpass.NewNotifier(e.getenv("NOTIFY_SOCKET"))
+	return c, err
+}
+
+// ready tells the supervisor.
+func (c *child) ready() {
+	if err := c.notifier.Notify("READY=1"); err != nil {
+		c.log.Warn("the supervisor is away", "error", err)
+	}
+}
+
+// listener takes one of the sockets that the supervisor made.
+func (c *child) listener(name string) (net.Listener, error) {
+	files := c.files[name]
+	if len(files) == 0 {
+		return nil, bulwark.Fail(bulwark.KindInvalid, fmt.Sprintf("The listener %s was not handed over.", name), "Processes are started by bulwark up.", nil)
+	}
+	l, err := net.FileListener(files[0])
+	files[0].Close()
+	delete(c.files, name)
+	if u, ok := l.(*net.UnixListener); ok {
+		u.SetUnlinkOnClose(false) // the supervisor's, who keeps it open for the next process
+	}
+	return l, err
+}
+
+func (c *child) unixListener(name string) (*net.UnixListener, error) {
+	l, err := c.listener(name)
+	if err != nil {
+		return nil, err
+	}
+	u, ok := l.(*net.UnixListener)
+	if !ok {
+		return nil, bulwark.Invalid(fmt.Sprintf("The listener %s is not a unix socket.", name), "")
+	}
+	return u, nil
+}
+
+func runNode(ctx context.Context, c *child) error {
+	i := c.inst
+	verbs, err := c.listener("verbs")
+	if err != nil {
+		return err
+	}
+	libexec, err := libexec()
+	if err != nil {
+		return err
+	}
+	var tools node.Toolchains
+	if err := readJSON(toolchainsFile(i), &tools); err != nil {
+		return err
+	}
+	return node.Run(ctx, node.Config{
+		Verbs: verbs, ServerUID: i.User(install.Server), Name: i.Name, Domain: i.Domain,
+		Ports: statement.InfoPorts{HTTP: i.Ports.HTTP, HTTPS: i.Ports.HTTPS, API: i.Ports.API, SSH: i.Ports.SSH},
+		Dir:   i.NodeDir(), RunDir: i.RunDir(), BuildDir: i.BuildDir(), LogDir: filepath.Join(i.LogDir(), "instances"),
+		Recovery: filepath.Join(i.Root, "RECOVERY-KEY.txt"), EngineBin: i.EngineBin, Libexec: libexec, Bases: i.Bases,
+		CA: authorities(os.Getenv("SSL_CERT_FILE")), Router: i.RouterNamespacePath(), Cgroup: "/" + i.CgroupName(),
+		Sockets: node.Sockets{Containerd: i.Socket(install.ContainerdSocket), Dial: i.Socket(install.DialNode),
+			Egress: i.Socket(install.EgressControl), EdgeCerts: i.Socket(install.EdgeCerts)},
+		WorkerUID: i.User(install.Build), Block: func(n uint32) (uint32, error) { r, err := i.Block(n); return r.Base, err },
+		Toolchains: tools, SSHHostKey: hostKeyFile(i), Log: c.log,
+	}, c.ready)
+}
+
+func toolchainsFile(i *install.Installation) string {
+	return filepath.Join(i.NodeDir(), "toolchains.json")
+}
+
+// hostKeyFile is where the server leaves the git server's public key for the node.
+func hostKeyFile(i *install.Installation) string {
+	return filepath.Join(i.ServerDir(), "ssh_host_key.pub")
+}
+
+// authorities is the file with the certificate authorities that this host trusts.
+func authorities(set string) string {
+	if set != "" {
+		return set
+	}
+	return "/etc/ssl/certs/ca-certificates.crt"
+}
+
+// libexec is the directory of the helper programs, beside the directory of this one.
+func libexec() (string, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return "", err
+	}
+	dir := filepath.Join(filepath.Dir(filepath.Dir(self)), "libexec", "bulwark")
+	if _, err := os.Stat(filepath.Join(dir, "bulwark-init")); err != nil {
+		return "", bulwark.Fail(bulwark.KindUnavailable, "The helper programs are not in "+dir+".", "Build or install Bulwark as a whole: make build.", err)
+	}
+	return dir, nil
+}
+
+func readJSON(path string, dst any) error {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(b, dst)
+}
+
+func runDial(ctx context.Context, c *child) error {
+	l, err := c.unixListener("node")
+	if err != nil {
+		return err
+	}
+	home, err := dial.Home()
+	if err != nil {
+		return err
+	}
+	if err := dial.Harden(); err != nil {
+		return err
+	}
+	c.ready()
+	return dial.Run(ctx, dial.Config{Node: l, NodeUID: 0, EdgePath: c.inst.Socket(install.EdgeDial), Home: home, Logger: c.log})
+}
+
+func runEgress(ctx context.Context, c *child) error {
+	l, err := c.unixListener("control")
+	if err != nil {
+		return err
+	}
+	c.ready()
+	return egress.Run(ctx, egress.Config{Control: l, NodeUID: 0, Log: c.log})
+}
+
+func runResolver(ctx context.Context, c *child) error {
+	l, err := c.unixListener("control")
+	if err != nil {
+		return err
+	}
+	c.ready()
+	return resolver.Run(ctx, resolver.Config{Control: l, NodeUID: 0, Log: c.log})
+}
+
+func runServer(ctx context.Context, c *child) error {
+	i := c.inst
+	api, err := c.listener("api")
+	if err != nil {
+		return err
+	}
+	ssh, err := c.listener("ssh")
+	if err != nil {
+		return err
+	}
+	libexec, err := libexec()
+	if err != nil {
+		return err
+	}
+	return platform.Run(ctx, platform.Config{API: api, SSH: ssh, Dir: i.ServerDir(), NodeSocket: i.Socket(install.NodeVerbs),
+		EdgeSocket: i.Socket(install.EdgeControl), Hook: filepath.Join(libexec, "bulwark-hook"), Domain: i.Domain,
+		HTTPS: i.Ports.HTTPS, Git: i.Ports.SSH, Version: c.version, HostKeyFile: hostKeyFile(i), Log: c.log}, c.ready)
+}
+
+func runEdge(ctx context.Context, c *child) error {
+	var cfg edge.Config
+	var err error
+	for name, dst := range map[string]*net.Listener{"https": &cfg.HTTPS, "http": &cfg.HTTP} {
+		if *dst, err = c.listener(name); err != nil {
+			return err
+		}
+	}
+	for name, dst := range map[string]**net.UnixListener{"control": &cfg.Control, "certs": &cfg.Certs, "dial": &cfg.Dial} {
+		if *dst, err = c.unixListener(name); err != nil {
+			return err
+		}
+	}
+	i := c.inst
+	cfg.ServerUID, cfg.NodeUID, cfg.DialUID = i.User(install.Server), 0, i.User(install.Dial)
+	cfg.Restored, cfg.Logger = c.files, c.log
+	cfg.AccessLog = io.Writer(os.Stdout) // the supervisor keeps it, bounded
+	if c.notifier != nil {
+		cfg.Keeper = c.notifier
+	}
+	if err := edge.Harden(); err != nil {
+		return err
+	}
+	return edge.Run(ctx, cfg)
+}
