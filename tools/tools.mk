@@ -15,7 +15,7 @@ BULWARK_CACHE ?= /var/cache/bulwark
 GO ?= go
 TOOLS_DIR := $(patsubst %/,%,$(dir $(abspath $(lastword $(MAKEFILE_LIST)))))
 
-DEPS_PACKAGES := gcc libc6-dev pkg-config libseccomp-dev git openssh-client mmdebstrap erofs-utils ca-certificates
+DEPS_PACKAGES := gcc libc6-dev pkg-config libseccomp-dev git openssh-client mmdebstrap nftables ca-certificates
 ENGINE_MODULES := runc shim buildkit
 CHECK_MODULES := golangci-lint govulncheck nfpm
 

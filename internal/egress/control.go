@@ -50,6 +50,7 @@ const (
 	verbReport   verb = "report"
 	verbRelease  verb = "release"
 	verbList     verb = "list"
+	verbTransit  verb = "transit" // instances' way out: a table in sealed memory, and the listener
 )
 
 // response is the answer; a report comes as sealed memory.
@@ -164,6 +165,8 @@ func (p *proxy) order(req request, files []*os.File) (response, *os.File, error)
 	switch req.Verb {
 	case verbRegister:
 		return response{}, nil, p.orderRegister(req.Build, files)
+	case verbTransit:
+		return response{}, nil, p.transit.order(files)
 	case verbReport:
 		b, err := p.get(req.Build)
 		if err != nil {
@@ -242,6 +245,14 @@ func listener(f *os.File) (net.Listener, error) {
 		return bad(errors.Join(cerr, err))
 	}
 	return tcp, nil
+}
+
+func marshal(v any) ([]byte, error) {
+	b, err := json.Marshal(v)
+	if err == nil && len(b) > maxMemory {
+		err = bulwark.Failf(bulwark.KindTooLarge, "The table is larger than %d bytes.", maxMemory)
+	}
+	return b, err
 }
 
 func inMemory(v any) (response, *os.File, error) {

@@ -51,6 +51,7 @@ type settings struct {
 // proxy holds the builds of one process.
 type proxy struct {
 	settings
+	transit *transit
 
 	mu     sync.Mutex // guards builds; taken before any build's own
 	builds map[bulwark.BuildID]*build
@@ -70,7 +71,9 @@ func newProxy(s settings) *proxy {
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
-	return &proxy{settings: s, builds: map[bulwark.BuildID]*build{}}
+	p := &proxy{settings: s, builds: map[bulwark.BuildID]*build{}}
+	p.transit = newTransit(&p.settings)
+	return p
 }
 
 // register takes over a listener for a build. A build that is known already gets the new listener and policy: that is
@@ -117,6 +120,7 @@ func (p *proxy) release(id bulwark.BuildID) (*build, error) {
 
 // close releases all builds and takes no more.
 func (p *proxy) close() {
+	p.transit.close()
 	p.mu.Lock()
 	p.closed = true
 	all := make([]*build, 0, len(p.builds))

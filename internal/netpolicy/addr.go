@@ -80,6 +80,15 @@ func blocks4() []block {
 	}
 }
 
+// Closed4 returns the IPv4 ranges that are not Open, for a packet filter that refuses them before a connection is made.
+func Closed4() []netip.Prefix {
+	var out []netip.Prefix
+	for _, b := range blocks4() {
+		out = append(out, b.prefix)
+	}
+	return out
+}
+
 // blocks6 lists what is not public unicast inside 2000::/3, outside of which nothing is, and the ranges outside that are
 // somebody's inner network rather than nowhere.
 func blocks6() []block {

@@ -33,6 +33,9 @@ type authority struct {
 	domain bulwark.HostName
 	leaf   bulwark.Certificate
 	api    bulwark.Certificate
+	// claimed are the certificates of host names that apps claimed, self-signed: until a public authority has signed one,
+	// the host is served and nobody is made to trust anything.
+	claimed map[bulwark.HostName]bulwark.Certificate
 }
 
 const (
@@ -41,7 +44,7 @@ const (
 )
 
 func openAuthority(dir string, domain bulwark.HostName) (*authority, error) {
-	a := &authority{domain: domain}
+	a := &authority{domain: domain, claimed: map[bulwark.HostName]bulwark.Certificate{}}
 	keyPath, certPath := filepath.Join(dir, "ca.key"), filepath.Join(dir, "ca.pem")
 	keyPEM, err := os.ReadFile(keyPath)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -122,6 +125,7 @@ func (a *authority) pem() []byte {
 }
 
 func (a *authority) issueAll() (err error) {
+	clear(a.claimed)
 	if a.leaf, err = a.issue("", a.domain, []string{"*." + string(a.domain), string(a.domain)}, nil); err != nil {
 		return err
 	}
@@ -129,7 +133,7 @@ func (a *authority) issueAll() (err error) {
 	return err
 }
 
-// issue makes a fresh key and a certificate for it.
+// issue makes a fresh key and a certificate for it: for the installation's own names, or self-signed for a claimed host.
 func (a *authority) issue(name bulwark.HostName, wildcard bulwark.HostName, dns []string, ips []net.IP) (bulwark.Certificate, error) {
 	var out bulwark.Certificate
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -142,7 +146,11 @@ func (a *authority) issue(name bulwark.HostName, wildcard bulwark.HostName, dns 
 		NotBefore: now.Add(-time.Hour), NotAfter: now.Add(leafLife),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}
-	der, err := x509.CreateCertificate(rand.Reader, t, a.cert, key.Public(), a.key)
+	parent, signer := a.cert, a.key
+	if name != "" {
+		parent, signer = t, key // the root may not sign names outside its domain
+	}
+	der, err := x509.CreateCertificate(rand.Reader, t, parent, key.Public(), signer)
 	if err != nil {
 		return out, err
 	}
@@ -161,10 +169,29 @@ func (a *authority) issue(name bulwark.HostName, wildcard bulwark.HostName, dns 
 	return out, nil
 }
 
+// all returns the certificates that the edge serves, for the hosts that are claimed now.
+func (a *authority) all(hosts []bulwark.HostName) ([]bulwark.Certificate, error) {
+	out := []bulwark.Certificate{a.leaf}
+	for _, h := range hosts {
+		c, ok := a.claimed[h]
+		if !ok {
+			var err error
+			if c, err = a.issue(h, "", []string{string(h)}, nil); err != nil {
+				return nil, err
+			}
+			a.claimed[h] = c
+		}
+		out = append(out, c)
+	}
+	return out, nil
+}
+
 // publish keeps the edge's certificates fresh: at once, whenever the edge came without, and long before they end.
 func (n *Node) publish(ctx context.Context) {
 	client := unixClient(n.config.Sockets.EdgeCerts)
 	issued := time.Now()
+	var sent []byte
+	var at time.Time
 	for {
 		if time.Since(issued) > leafLife/3 {
 			if err := n.authority.issueAll(); err != nil {
@@ -172,12 +199,29 @@ func (n *Node) publish(ctx context.Context) {
 			}
 			issued = time.Now()
 		}
-		if err := putCertificates(ctx, client, []bulwark.Certificate{n.authority.leaf}); err != nil && ctx.Err() == nil {
+		changed := n.instances.changed.wait()
+		hosts, err := n.ledger.ClaimedHosts(ctx)
+		var certs []bulwark.Certificate
+		if err == nil {
+			certs, err = n.authority.all(hosts)
+		}
+		// An edge that was replaced has them from its predecessor; one that lost them gets them within half a minute.
+		var body []byte
+		if err == nil {
+			body, err = json.Marshal(certs)
+		}
+		if err == nil && (!bytes.Equal(body, sent) || time.Since(at) > 30*time.Second) {
+			if err = putCertificates(ctx, client, body); err == nil {
+				sent, at = body, time.Now()
+			}
+		}
+		if err != nil && ctx.Err() == nil {
 			n.config.Log.Debug("the edge takes no certificates", "error", err)
 		}
 		select {
 		case <-ctx.Done():
 			return
+		case <-changed:
 		case <-time.After(5 * time.Second):
 		}
 	}
@@ -190,12 +234,8 @@ func unixClient(path string) *http.Client {
 	}}}
 }
 
-func putCertificates(ctx context.Context, client *http.Client, certs []bulwark.Certificate) error {
-	b, err := json.Marshal(certs)
-	if err != nil {
-		return err
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPut, "http://edge/certificates", bytes.NewReader(b))
+func putCertificates(ctx context.Context, client *http.Client, body []byte) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPut, "http://edge/certificates", bytes.NewReader(body))
 	if err != nil {
 		return err
 	}

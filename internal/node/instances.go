@@ -323,6 +323,9 @@ func (n *instances) ended(e driver.Exit) {
 	i, ok := n.all[e.Instance]
 	if ok && !i.Phase.Over() {
 		i.ExitCode = e.Code
+		if i.Phase == nodeapi.PhaseStopping {
+			i.Reason = "it was stopped"
+		}
 		i.Phase = nodeapi.PhaseExited
 		if i.Reason == "" {
 			i.Reason = exitReason(e.Code)
@@ -349,6 +352,14 @@ func exitReason(code int) string {
 		return fmt.Sprintf("it was ended by signal %d (%s)", code-128, syscall.Signal(code-128))
 	}
 	return fmt.Sprintf("it ended with exit code %d", code)
+}
+
+// over tells that an instance has ended or is not known.
+func (n *instances) over(id bulwark.InstanceID) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	i, ok := n.all[id]
+	return !ok || i.Phase.Over()
 }
 
 // list returns a copy of all that is known.
@@ -432,4 +443,32 @@ func (n *instances) halt(ctx context.Context) error {
 	}
 	wg.Wait()
 	return failed
+}
+
+// addresses returns whose each address is, of all instances that are not over.
+func (n *instances) addresses() map[netip.Addr]bulwark.AppID {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	out := map[netip.Addr]bulwark.AppID{}
+	for _, i := range n.all {
+		if !i.Phase.Over() {
+			out[i.address] = i.App
+		}
+	}
+	return out
+}
+
+// hostAddresses are the machine's own, which on a machine with a single routed address stand in no route.
+func hostAddresses() ([]netip.Prefix, error) {
+	own, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil, err
+	}
+	var out []netip.Prefix
+	for _, a := range own {
+		if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().Is4() {
+			out = append(out, p.Masked())
+		}
+	}
+	return out, nil
 }

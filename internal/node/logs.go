@@ -41,6 +41,7 @@ func (n *Node) follows(ctx context.Context, w http.ResponseWriter, f *os.File, i
 	enc := json.NewEncoder(w)
 	lines := bufio.NewReaderSize(f, 64<<10)
 	var rest string
+	over := false
 	for {
 		line, err := lines.ReadString('\n')
 		rest += line
@@ -51,17 +52,19 @@ func (n *Node) follows(ctx context.Context, w http.ResponseWriter, f *os.File, i
 			rest = ""
 			continue
 		}
-		if !errors.Is(err, io.EOF) || !in.Follow {
+		if !errors.Is(err, io.EOF) || !in.Follow || over {
 			if rest != "" {
 				_ = enc.Encode(nodeapi.LogLine{Instance: in.Instance, Text: clean(rest)}) // who asked may be gone
 			}
 			return
 		}
 		w.(http.Flusher).Flush()
+		// One more look after the end: the shim writes what it has before the engine tells of the exit.
+		over = in.UntilEnd && n.instances.over(in.Instance)
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(100 * time.Millisecond):
+		case <-time.After(50 * time.Millisecond):
 		}
 	}
 }

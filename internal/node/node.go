@@ -66,7 +66,7 @@ type Config struct {
 
 // Sockets are the unix sockets of the other processes.
 type Sockets struct {
-	Containerd, Dial, Egress, EdgeCerts string
+	Containerd, Dial, Egress, Resolver, EdgeCerts string
 }
 
 // blocksPerApp: one block for its instances, two for its builders.
@@ -80,6 +80,7 @@ type Node struct {
 	instances *instances
 	builds    *builds
 	authority *authority
+	outward   *outward
 }
 
 // Run runs the node until ctx ends; ready is called when it serves.
@@ -92,6 +93,7 @@ func Run(ctx context.Context, c Config, ready func()) error {
 	go n.instances.dial.keep(ctx)
 	go n.follow(ctx)
 	go n.publish(ctx)
+	go n.outward.run(ctx)
 	return n.serve(ctx, ready)
 }
 
@@ -153,6 +155,20 @@ func (n *Node) openInstances(ctx context.Context, store *images.Store, engine *c
 		dial: &dialer{path: c.Sockets.Dial, log: c.Log, entries: map[bulwark.InstanceID]dial.Entry{}},
 		uid:  func(block uint32) (uint32, error) { return c.Block(1 + (block-1)*blocksPerApp) },
 		all:  map[bulwark.InstanceID]*instance{}}
+	sockets, err := router.Sockets()
+	if err != nil {
+		return err
+	}
+	n.outward = &outward{ledger: n.ledger, instances: n.instances, router: router, sockets: sockets, egress: c.Sockets.Egress,
+		resolver: c.Sockets.Resolver, domain: c.Domain, log: c.Log, named: map[bulwark.AppID]map[netip.Addr]namedAddress{}}
+	// Before any instance: a router without rules forwards nothing, but it must not answer either.
+	subnets, err := hostSubnets()
+	if err != nil {
+		return err
+	}
+	if err := router.Apply(ctx, network.Rules(subnets, nil)); err != nil {
+		return err
+	}
 	return n.instances.recover(ctx)
 }
 

@@ -55,6 +55,7 @@ func (n *Node) routes() http.Handler {
 		r, err := receipt(n.ledger.Submit(ctx, in.Envelope))
 		if err == nil {
 			n.instances.hostsChanged(ctx, r.App)
+			n.instances.changed.send() // what depends on rules and hosts looks again
 		}
 		return r, err
 	})

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/bulwark-paas/bulwark"
+	"github.com/bulwark-paas/bulwark/internal/netpolicy"
 	"github.com/bulwark-paas/bulwark/internal/seal"
 	"github.com/bulwark-paas/bulwark/internal/statement"
 )
@@ -35,6 +36,9 @@ func (l *Ledger) apply(tx *sql.Tx, s *statement.Statement, r *Receipt) error {
 		return decode(s, func(b statement.KeyRemove) error { return keyRemove(tx, b, r) })
 	case statement.KindRegistryAllow:
 		return decode(s, func(b statement.Registry) error {
+			if _, err := netpolicy.ParseTarget(b.Host); err != nil {
+				return err
+			}
 			_, err := tx.Exec(`INSERT INTO registry (host) VALUES (?) ON CONFLICT DO NOTHING`, b.Host)
 			return err
 		})
@@ -47,12 +51,7 @@ func (l *Ledger) apply(tx *sql.Tx, s *statement.Statement, r *Receipt) error {
 	case statement.KindAppDestroy:
 		return decode(s, func(b statement.AppDestroy) error { return destroyApp(tx, app, b) })
 	case statement.KindDeploy:
-		return decode(s, func(b statement.Deploy) error {
-			if (b.Tree == "") == (b.Image == "") {
-				return bulwark.Invalid("A deploy names either a source tree or an image.", "")
-			}
-			return nil
-		})
+		return decode(s, func(b statement.Deploy) error { return b.Check() })
 	case statement.KindRollback:
 		return decode(s, func(b statement.Rollback) error { return checkRollback(tx, app, b) })
 	case statement.KindConfigSet:
@@ -79,6 +78,9 @@ func (l *Ledger) apply(tx *sql.Tx, s *statement.Statement, r *Receipt) error {
 		})
 	case statement.KindEgressAllow:
 		return decode(s, func(b statement.Egress) error {
+			if _, err := netpolicy.ParseTarget(b.Rule); err != nil {
+				return err
+			}
 			_, err := tx.Exec(`INSERT INTO egress (app, rule) VALUES (?,?) ON CONFLICT DO NOTHING`, app.ID, b.Rule)
 			return err
 		})

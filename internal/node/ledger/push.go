@@ -155,3 +155,39 @@ func (l *Ledger) Registries(ctx context.Context) ([]string, error) {
 	}
 	return out, rows.Err()
 }
+
+// ClaimedHosts returns every host name that an app's owners claimed.
+func (l *Ledger) ClaimedHosts(ctx context.Context) ([]bulwark.HostName, error) {
+	rows, err := l.db.Reader().QueryContext(ctx, `SELECT host FROM host ORDER BY host`)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var out []bulwark.HostName
+	for rows.Next() {
+		var h bulwark.HostName
+		if err := rows.Scan(&h); err != nil {
+			return nil, err
+		}
+		out = append(out, h)
+	}
+	return out, rows.Err()
+}
+
+// Egress returns what an app's owners allowed it to reach beside the internet.
+func (l *Ledger) Egress(ctx context.Context, app bulwark.AppID) ([]string, error) {
+	rows, err := l.db.Reader().QueryContext(ctx, `SELECT rule FROM egress WHERE app = ? ORDER BY rule`, app)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var out []string
+	for rows.Next() {
+		var r string
+		if err := rows.Scan(&r); err != nil {
+			return nil, err
+		}
+		out = append(out, r)
+	}
+	return out, rows.Err()
+}

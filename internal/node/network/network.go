@@ -107,7 +107,10 @@ func (r *Router) configure() error {
 		if err := h.LinkSetUp(lo); err != nil {
 			return fmt.Errorf("network: %w", err)
 		}
-		return ignoreExists(h.AddrReplace(lo, &netlink.Addr{IPNet: host(Gateway)}))
+		if err := ignoreExists(h.AddrReplace(lo, &netlink.Addr{IPNet: host(Gateway)})); err != nil {
+			return err
+		}
+		return redirect(h, lo)
 	})
 }
 

@@ -168,6 +168,8 @@ type Logs struct {
 	Instance bulwark.InstanceID `json:"instance"`
 	Tail     int                `json:"tail,omitempty"` // last lines; 0 means all
 	Follow   bool               `json:"follow,omitempty"`
+	// UntilEnd has a following reader stop when the instance has ended.
+	UntilEnd bool `json:"until_end,omitempty"`
 }
 
 // LogLine is one line of an app's log.

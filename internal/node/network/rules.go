@@ -1,0 +1,189 @@
+package network
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"github.com/bulwark-paas/bulwark/internal/netpolicy"
+	"github.com/bulwark-paas/bulwark/internal/process"
+)
+
+// How the router hands instances' connections to the egress process: packets with the mark are for a socket of the router's
+// own, whatever address they name (Documentation/networking/tproxy.rst).
+const (
+	transitPort  = 15001
+	transitMark  = 1
+	transitTable = 100
+)
+
+// Exception opens a closed address for one instance: port 0 means any.
+type Exception struct {
+	From netip.Addr
+	To   netip.AddrPort
+}
+
+// Rules returns the router's whole rule set, a pure function of what is closed and of the exceptions. An instance sends
+// from its own address or not at all; it reaches the resolver and what the egress process carries for it; it reaches no
+// other instance, nothing of the router's own, and nothing is ever forwarded. What is closed is refused at once, so that
+// an app sees a refusal and not a connection that dies.
+func Rules(connected []netip.Prefix, open []Exception) string {
+	var b strings.Builder
+	closed := append(netpolicy.Closed4(), connected...)
+	closed = slices.DeleteFunc(closed, func(p netip.Prefix) bool { return !p.Addr().Is4() })
+	fmt.Fprintf(&b, "table inet bulwark\ndelete table inet bulwark\ntable inet bulwark {\n")
+	fmt.Fprintf(&b, "\tset closed { type ipv4_addr; flags interval; auto-merge; elements = { %s }; }\n", join(closed))
+	b.WriteString("\tset open { type ipv4_addr . ipv4_addr . inet_service; flags interval;")
+	if len(open) > 0 {
+		var elements []string
+		for _, e := range open {
+			port := "0-65535"
+			if e.To.Port() != 0 {
+				port = fmt.Sprint(e.To.Port())
+			}
+			elements = append(elements, fmt.Sprintf("%s . %s . %s", e.From, e.To.Addr(), port))
+		}
+		slices.Sort(elements)
+		fmt.Fprintf(&b, " elements = { %s };", strings.Join(slices.Compact(elements), ", "))
+	}
+	b.WriteString(" }\n")
+	gw := Gateway.String()
+	for _, line := range []string{
+		"\tchain arrive {",
+		"\t\ttype filter hook prerouting priority mangle; policy drop;",
+		"\t\tiifname \"lo\" accept",
+		"\t\tmeta nfproto != ipv4 drop",
+		"\t\tfib saddr . iif oif missing drop",
+		"\t\tip daddr " + gw + " udp dport 53 accept",
+		"\t\tip daddr " + gw + " tcp dport 53 accept",
+		"\t\tmeta l4proto != tcp goto refuse",
+		fmt.Sprintf("\t\tip saddr . ip daddr . tcp dport @open tproxy ip to %s:%d meta mark set %d accept", gw, transitPort, transitMark),
+		"\t\tip daddr @closed goto refuse",
+		fmt.Sprintf("\t\tmeta l4proto tcp tproxy ip to %s:%d meta mark set %d accept", gw, transitPort, transitMark),
+		"\t}",
+		"\tchain refuse {",
+		"\t\tmeta l4proto tcp reject with tcp reset",
+		"\t\treject with icmpx admin-prohibited",
+		"\t}",
+		"\tchain enter {",
+		"\t\ttype filter hook input priority filter; policy drop;",
+		"\t\tiifname \"lo\" accept",
+		fmt.Sprintf("\t\tmeta mark %d accept", transitMark),
+		"\t\tip daddr " + gw + " udp dport 53 accept",
+		"\t\tip daddr " + gw + " tcp dport 53 accept",
+		"\t}",
+		"\tchain pass {",
+		"\t\ttype filter hook forward priority filter; policy drop;",
+		"\t}",
+		"}",
+	} {
+		b.WriteString(line + "\n")
+	}
+	return b.String()
+}
+
+func join(ps []netip.Prefix) string {
+	var out []string
+	for _, p := range ps {
+		out = append(out, p.Masked().String())
+	}
+	slices.Sort(out)
+	return strings.Join(slices.Compact(out), ", ")
+}
+
+// Apply puts rules into force, all at once or, if they are not valid, not at all.
+func (r *Router) Apply(ctx context.Context, rules string) error {
+	nft, err := process.Look("nft", "nftables")
+	if err != nil {
+		return err
+	}
+	return r.onThreadIn(func() error {
+		// A child is forked by the thread that asks for it, so it begins in the thread's network namespace.
+		return process.Run(ctx, process.Cmd{Path: nft, Args: []string{"-f", "-"}, Stdin: strings.NewReader(rules)})
+	})
+}
+
+// onThreadIn runs f on a thread that is in the router namespace.
+func (r *Router) onThreadIn(f func() error) error {
+	return onThread(func() error {
+		ns, err := netns.GetFromPath(r.path)
+		if err != nil {
+			return fmt.Errorf("network: the router namespace is away: %w", err)
+		}
+		defer ns.Close()
+		if err := netns.Set(ns); err != nil {
+			return fmt.Errorf("network: %w", err)
+		}
+		return f()
+	})
+}
+
+// Sockets are the router's own: where instances ask for names, and where their connections are handed over.
+type Sockets struct {
+	DNS     []*os.File // bound UDP, listening TCP
+	Transit *os.File
+}
+
+// Sockets opens the router's sockets. They stay open in the node, so that what listens on copies of them can be replaced.
+func (r *Router) Sockets() (*Sockets, error) {
+	out := &Sockets{}
+	err := r.onThreadIn(func() error {
+		dns := net.JoinHostPort(Gateway.String(), "53")
+		udp, err := net.ListenPacket("udp4", dns)
+		if err != nil {
+			return err
+		}
+		defer udp.Close()
+		tcp, err := net.Listen("tcp4", dns)
+		if err != nil {
+			return err
+		}
+		defer tcp.Close()
+		transparent := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) (err error) {
+			cerr := c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_IP, unix.IP_TRANSPARENT, 1) })
+			if err == nil {
+				err = cerr
+			}
+			return err
+		}}
+		transit, err := transparent.Listen(context.Background(), "tcp4", net.JoinHostPort(Gateway.String(), fmt.Sprint(transitPort)))
+		if err != nil {
+			return err
+		}
+		defer transit.Close()
+		for _, s := range []interface{ File() (*os.File, error) }{udp.(*net.UDPConn), tcp.(*net.TCPListener)} {
+			f, err := s.File()
+			if err != nil {
+				return err
+			}
+			out.DNS = append(out.DNS, f)
+		}
+		out.Transit, err = transit.(*net.TCPListener).File()
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("network: the router's sockets: %w", err)
+	}
+	return out, nil
+}
+
+// redirect has the router take marked packets for its own.
+func redirect(h *netlink.Handle, lo netlink.Link) error {
+	everything := &net.IPNet{IP: net.IPv4zero, Mask: net.CIDRMask(0, 32)}
+	if err := h.RouteReplace(&netlink.Route{LinkIndex: lo.Attrs().Index, Dst: everything, Table: transitTable,
+		Type: unix.RTN_LOCAL, Scope: netlink.SCOPE_HOST}); err != nil {
+		return fmt.Errorf("network: %w", err)
+	}
+	rule := netlink.NewRule()
+	rule.Family, rule.Mark, rule.Table, rule.Priority = netlink.FAMILY_V4, transitMark, transitTable, 100
+	return ignoreExists(h.RuleAdd(rule))
+}

@@ -1,0 +1,255 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/bulwark-paas/bulwark"
+	"github.com/bulwark-paas/bulwark/internal/egress"
+	"github.com/bulwark-paas/bulwark/internal/netpolicy"
+	"github.com/bulwark-paas/bulwark/internal/node/ledger"
+	"github.com/bulwark-paas/bulwark/internal/node/network"
+	"github.com/bulwark-paas/bulwark/internal/resolver"
+)
+
+// outward keeps the way out of instances: the router's rules, the resolver's table and the egress process's, all made from
+// the same picture of which address is whose and what each app's owners allowed. Rules first when something opens less,
+// so that at no time more is open than each of the three allows.
+type outward struct {
+	ledger    *ledger.Ledger
+	instances *instances
+	router    *network.Router
+	sockets   *network.Sockets
+	egress    string // sockets of the processes
+	resolver  string
+	domain    bulwark.HostName
+	log       *slog.Logger
+
+	mu    sync.Mutex // guards named; held while a picture is put into force
+	named map[bulwark.AppID]map[netip.Addr]namedAddress
+	last  string // the rules in force
+}
+
+// namedAddress is an address that a host of an allow-list was resolved to.
+type namedAddress struct {
+	host  bulwark.HostName
+	until time.Time
+}
+
+// namedGrace is how much longer than its TTL an address stays open: programs use what they once resolved.
+const namedGrace = 10 * time.Minute
+
+// run keeps things in agreement until ctx ends. Each of the two processes gets everything again when it was replaced.
+func (o *outward) run(ctx context.Context) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { o.subscribe(ctx) })
+	var toEgress *egress.Client
+	var toResolver *resolver.Client
+	for {
+		changed := o.instances.changed.wait()
+		if err := o.apply(ctx, &toEgress, &toResolver); err != nil && ctx.Err() == nil {
+			o.log.Warn("the way out of instances is not as it should be", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		case <-time.After(2 * time.Second):
+		}
+	}
+}
+
+// apply puts the present picture into force everywhere.
+func (o *outward) apply(ctx context.Context, toEgress **egress.Client, toResolver **resolver.Client) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	transit, table, rules, err := o.picture(ctx)
+	if err != nil {
+		return err
+	}
+	if rules != o.last {
+		if err := o.router.Apply(ctx, rules); err != nil {
+			return err
+		}
+		o.last = rules
+	}
+	if err := o.tellEgress(ctx, toEgress, transit); err != nil {
+		return err
+	}
+	return o.tellResolver(ctx, toResolver, table)
+}
+
+// tellEgress sends the table, and the listener too where the process is a new one.
+func (o *outward) tellEgress(ctx context.Context, client **egress.Client, t egress.Transit) error {
+	if *client != nil {
+		if (*client).Transit(ctx, t, nil) == nil {
+			return nil
+		}
+		(*client).Close()
+		*client = nil
+	}
+	c, err := egress.Dial(o.egress)
+	if err != nil {
+		return err
+	}
+	if err := c.Transit(ctx, t, o.sockets.Transit); err != nil {
+		c.Close()
+		return err
+	}
+	*client = c
+	return nil
+}
+
+func (o *outward) tellResolver(ctx context.Context, client **resolver.Client, t resolver.Table) error {
+	if *client != nil {
+		if (*client).SetTable(ctx, t) == nil {
+			return nil
+		}
+		(*client).Close()
+		*client = nil
+	}
+	c, err := resolver.Dial(o.resolver)
+	if err != nil {
+		return err
+	}
+	err = c.SetTable(ctx, t)
+	if err == nil {
+		err = c.Listen(ctx, "router", o.sockets.DNS...)
+	}
+	if err != nil {
+		c.Close()
+		return err
+	}
+	*client = c
+	return nil
+}
+
+// picture reads what is so now. The caller holds mu.
+func (o *outward) picture(ctx context.Context) (egress.Transit, resolver.Table, string, error) {
+	transit := egress.Transit{Sources: map[netip.Addr]bulwark.AppID{}, Apps: map[bulwark.AppID]egress.TransitApp{}}
+	table := resolver.Table{Domain: o.domain, Sources: transit.Sources, Apps: map[bulwark.AppID]resolver.App{}}
+	connected, err := hostSubnets()
+	if err != nil {
+		return transit, table, "", err
+	}
+	var open []network.Exception
+	for from, app := range o.instances.addresses() {
+		transit.Sources[from] = app
+		policy, ok := transit.Apps[app]
+		if !ok {
+			if policy, err = o.policy(ctx, app); err != nil {
+				return transit, table, "", err
+			}
+			transit.Apps[app] = policy
+			table.Apps[app] = resolver.App{Allow: policy.Allow}
+		}
+		for _, r := range policy.Allow {
+			for _, p := range exceptionRange(r) {
+				open = append(open, network.Exception{From: from, To: netip.AddrPortFrom(p, r.To.Port())})
+			}
+		}
+		for _, n := range policy.Named {
+			open = append(open, network.Exception{From: from, To: n})
+		}
+	}
+	return transit, table, network.Rules(connected, open), nil
+}
+
+// exceptionRange returns the addresses of a rule that names a range. A wide range is not listed one by one: it is opened
+// in the egress process alone, and the router's closed set then stands before it.
+func exceptionRange(r netpolicy.Rule) []netip.Addr {
+	p := r.To.Prefix()
+	if !p.IsValid() || !p.Addr().Is4() || p.Bits() < 24 {
+		return nil
+	}
+	var out []netip.Addr
+	for a := p.Masked().Addr(); p.Contains(a); a = a.Next() {
+		out = append(out, a)
+	}
+	return out
+}
+
+// policy reads what an app's owners allowed.
+func (o *outward) policy(ctx context.Context, app bulwark.AppID) (egress.TransitApp, error) {
+	var out egress.TransitApp
+	targets, err := o.ledger.Egress(ctx, app)
+	if err != nil {
+		return out, err
+	}
+	for _, t := range targets {
+		rules, err := netpolicy.Rules(t)
+		if err != nil {
+			return out, fmt.Errorf("node: egress rule %q of %s: %w", t, app, err)
+		}
+		for _, r := range rules {
+			r.Private = true // each person in the ledger is an owner of the installation
+			out.Allow = append(out.Allow, r)
+		}
+	}
+	now := time.Now()
+	for addr, n := range o.named[app] {
+		if now.After(n.until) {
+			delete(o.named[app], addr)
+			continue
+		}
+		for _, r := range out.Allow {
+			if r.To.Names(n.host) {
+				out.Named = append(out.Named, netip.AddrPortFrom(addr, r.To.Port()))
+			}
+		}
+	}
+	slices.SortFunc(out.Named, netip.AddrPort.Compare)
+	return out, nil
+}
+
+// subscribe learns what names of allow-lists were resolved to; the instance gets its answer when the way is open.
+func (o *outward) subscribe(ctx context.Context) {
+	var toEgress *egress.Client
+	var toResolver *resolver.Client
+	for ctx.Err() == nil {
+		c, err := resolver.Dial(o.resolver)
+		if err == nil {
+			err = c.Subscribe(ctx, func(r resolver.Resolved) error {
+				o.mu.Lock()
+				if o.named[r.App] == nil {
+					o.named[r.App] = map[netip.Addr]namedAddress{}
+				}
+				for _, a := range r.Addresses {
+					if len(o.named[r.App]) < maxNamed {
+						o.named[r.App][a.Unmap()] = namedAddress{host: r.Name, until: time.Now().Add(time.Duration(r.TTL) + namedGrace)}
+					}
+				}
+				o.mu.Unlock()
+				return o.apply(ctx, &toEgress, &toResolver)
+			})
+		}
+		if err != nil && ctx.Err() == nil {
+			o.log.Debug("the resolver is away", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(300 * time.Millisecond):
+		}
+	}
+}
+
+// maxNamed bounds the addresses of one app's named hosts.
+const maxNamed = 1024
+
+// hostSubnets reads what the host itself is part of: its neighbours are not the internet.
+func hostSubnets() ([]netip.Prefix, error) {
+	route, err := os.ReadFile("/proc/net/route")
+	if err != nil {
+		return nil, err
+	}
+	out := netpolicy.OnLink(route, nil)
+	own, err := hostAddresses()
+	return append(out, own...), err
+}
