@@ -23,12 +23,13 @@ func (m *Manager) Rollout(ctx context.Context, a *app.App, full *nodeapi.Release
 	if err != nil {
 		return err
 	}
+	told := map[bulwark.InstanceID]bool{}
 	for _, rest := range []bool{false, true} {
 		if err := m.add(ctx, a, r.Generation, formation, rest); err != nil {
 			return err
 		}
 		m.Kick()
-		if err := m.await(ctx, a, r.Generation, "", log); err != nil {
+		if err := m.await(ctx, a, r.Generation, "", told, log); err != nil {
 			return errors.Join(err, m.Withdraw(ctx, a, r.Generation))
 		}
 	}
@@ -59,9 +60,9 @@ func (m *Manager) add(ctx context.Context, a *app.App, number uint64, formation 
 	})
 }
 
-// await waits until every instance of a release is healthy, or one failed; with only, it waits for that one alone.
-func (m *Manager) await(ctx context.Context, a *app.App, number uint64, only bulwark.InstanceID, log *job.Log) error {
-	told := map[bulwark.InstanceID]bool{}
+// await waits until every instance of a release is healthy, or one failed; with only, it waits for that one alone. told holds
+// those whose arrival the user was told of.
+func (m *Manager) await(ctx context.Context, a *app.App, number uint64, only bulwark.InstanceID, told map[bulwark.InstanceID]bool, log *job.Log) error {
 	for {
 		changed := m.Changed()
 		rows, err := Rows(ctx, m.db.Reader(), a.ID)
@@ -202,7 +203,7 @@ func (m *Manager) Restart(ctx context.Context, a *app.App, full *nodeapi.Release
 			return err
 		}
 		m.Kick()
-		if err := m.await(ctx, a, number, fresh.ID, log); err != nil {
+		if err := m.await(ctx, a, number, fresh.ID, map[bulwark.InstanceID]bool{}, log); err != nil {
 			return errors.Join(err, m.Withdraw(ctx, a, number))
 		}
 		err := m.db.Tx(ctx, func(tx *sql.Tx) error {

@@ -38,7 +38,7 @@ CREATE TABLE release (
 	note    TEXT NOT NULL,
 	reason  TEXT NOT NULL DEFAULT '',
 	PRIMARY KEY (app, number)
-) STRICT`}}
+) STRICT`}, {ID: "release-2", SQL: `ALTER TABLE release ADD COLUMN prepared INTEGER NOT NULL DEFAULT 0`}}
 }
 
 // Insert keeps a release that the node made, as a candidate. Running an operation again finds the row.
@@ -61,6 +61,20 @@ func Promote(tx *sql.Tx, id bulwark.AppID, number uint64) error {
 	}
 	_, err := tx.Exec(`UPDATE release SET state = ?, reason = '' WHERE app = ? AND number = ?`, Promoted, id, number)
 	return err
+}
+
+// Prepared tells whether the release command of a release has ended well.
+func Prepared(ctx context.Context, q app.Queryer, id bulwark.AppID, number uint64) (done bool, err error) {
+	err = q.QueryRowContext(ctx, `SELECT prepared FROM release WHERE app = ? AND number = ?`, id, number).Scan(&done)
+	return done, err
+}
+
+// SetPrepared notes that it has, so that an operation that is run again does not repeat it.
+func SetPrepared(ctx context.Context, d *db.DB, id bulwark.AppID, number uint64) error {
+	return d.Tx(context.WithoutCancel(ctx), func(tx *sql.Tx) error {
+		_, err := tx.Exec(`UPDATE release SET prepared = 1 WHERE app = ? AND number = ?`, id, number)
+		return err
+	})
 }
 
 // Fail marks a candidate that did not become healthy.

@@ -16,34 +16,35 @@ type (
 	signedIn   struct {
 		Body client.Signed
 	}
-	appIn struct {
+	// AppPath is exported because huma looks into exported embedded fields only.
+	AppPath struct {
 		App bulwark.AppName `path:"app" doc:"name of the app"`
 	}
 	appSignedIn struct {
-		appIn
+		AppPath
 		Body client.Signed
 	}
 	scaleIn struct {
-		appIn
+		AppPath
 		Body struct {
 			Formation map[string]int `json:"formation" doc:"how many instances each process type has"`
 		}
 	}
 	buildIn struct {
-		appIn
+		AppPath
 		Number uint64 `path:"number"`
 	}
 	operationIn struct {
-		appIn
+		AppPath
 		Operation bulwark.OperationID `path:"operation"`
 	}
 	logsIn struct {
-		appIn
+		AppPath
 		Tail   int  `query:"tail" minimum:"0" maximum:"10000"`
 		Follow bool `query:"follow"`
 	}
 	proofIn struct {
-		appIn
+		AppPath
 		Challenge string `query:"challenge" maxLength:"128"`
 	}
 )
@@ -52,7 +53,7 @@ func (platformIn) Resource() access.Resource { return access.Platform() }
 func (signedIn) Resource() access.Resource   { return access.Platform() }
 
 // Resource implements [api.Resourced].
-func (in appIn) Resource() access.Resource { return access.App(in.App) }
+func (in AppPath) Resource() access.Resource { return access.App(in.App) }
 
 // endpoints is the list of all there are.
 func (s *Server) endpoints(a *api.API) {

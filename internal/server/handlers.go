@@ -111,7 +111,7 @@ func (s *Server) listApps(ctx context.Context, _ access.Actor, _ *platformIn) ([
 	return out, nil
 }
 
-func (s *Server) getApp(ctx context.Context, _ access.Actor, in *appIn) (client.App, error) {
+func (s *Server) getApp(ctx context.Context, _ access.Actor, in *AppPath) (client.App, error) {
 	a, err := app.ByName(ctx, s.db.Reader(), in.App)
 	if err != nil {
 		return client.App{}, err
@@ -290,7 +290,8 @@ func (s *Server) setting(ctx context.Context, _ access.Actor, in *appSignedIn) (
 	if err != nil {
 		return struct{}{}, err
 	}
-	r, err := s.submit(ctx, in.Body.Envelope, statement.KindDomainAdd, statement.KindDomainRemove, statement.KindBuildSecret)
+	r, err := s.submit(ctx, in.Body.Envelope, statement.KindDomainAdd, statement.KindDomainRemove, statement.KindBuildSecret,
+		statement.KindEgressAllow, statement.KindEgressDeny)
 	if err != nil {
 		return struct{}{}, err
 	}
@@ -298,10 +299,15 @@ func (s *Server) setting(ctx context.Context, _ access.Actor, in *appSignedIn) (
 		return struct{}{}, otherApp()
 	}
 	var domain statement.Domain
-	if r.Kind != statement.KindBuildSecret {
-		if err := json.Unmarshal(r.Body, &domain); err != nil {
-			return struct{}{}, err
-		}
+	var rule statement.Egress
+	switch r.Kind {
+	case statement.KindDomainAdd, statement.KindDomainRemove:
+		err = json.Unmarshal(r.Body, &domain)
+	case statement.KindEgressAllow, statement.KindEgressDeny:
+		err = json.Unmarshal(r.Body, &rule)
+	}
+	if err != nil {
+		return struct{}{}, err
 	}
 	err = s.db.Tx(ctx, func(tx *sql.Tx) error {
 		var err error
@@ -315,7 +321,7 @@ func (s *Server) setting(ctx context.Context, _ access.Actor, in *appSignedIn) (
 			return err
 		}
 		return audit.Write(tx, audit.Entry{Project: a.Project, Actor: r.Person, Action: string(r.Kind), Resource: access.App(a.Name).String(),
-			Outcome: "done", Detail: string(domain.Host)})
+			Outcome: "done", Detail: string(domain.Host) + rule.Rule})
 	})
 	if err != nil {
 		return struct{}{}, err
@@ -323,7 +329,7 @@ func (s *Server) setting(ctx context.Context, _ access.Actor, in *appSignedIn) (
 	return struct{}{}, s.routes.Sync(ctx)
 }
 
-func (s *Server) listReleases(ctx context.Context, _ access.Actor, in *appIn) ([]client.Release, error) {
+func (s *Server) listReleases(ctx context.Context, _ access.Actor, in *AppPath) ([]client.Release, error) {
 	a, err := app.ByName(ctx, s.db.Reader(), in.App)
 	if err != nil {
 		return nil, err
@@ -331,7 +337,7 @@ func (s *Server) listReleases(ctx context.Context, _ access.Actor, in *appIn) ([
 	return release.List(ctx, s.db.Reader(), a.ID)
 }
 
-func (s *Server) listBuilds(ctx context.Context, _ access.Actor, in *appIn) ([]client.Build, error) {
+func (s *Server) listBuilds(ctx context.Context, _ access.Actor, in *AppPath) ([]client.Build, error) {
 	a, err := app.ByName(ctx, s.db.Reader(), in.App)
 	if err != nil {
 		return nil, err
@@ -354,7 +360,7 @@ func (s *Server) getBuild(ctx context.Context, _ access.Actor, in *buildIn) (cli
 	return found[0], nil
 }
 
-func (s *Server) cancelBuild(ctx context.Context, actor access.Actor, in *appIn) (struct{}, error) {
+func (s *Server) cancelBuild(ctx context.Context, actor access.Actor, in *AppPath) (struct{}, error) {
 	a, err := app.ByName(ctx, s.db.Reader(), in.App)
 	if err != nil {
 		return struct{}{}, err

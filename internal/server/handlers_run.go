@@ -20,7 +20,7 @@ import (
 	"github.com/bulwark-paas/bulwark/internal/statement"
 )
 
-func (s *Server) listInstances(ctx context.Context, _ access.Actor, in *appIn) ([]client.Instance, error) {
+func (s *Server) listInstances(ctx context.Context, _ access.Actor, in *AppPath) ([]client.Instance, error) {
 	a, err := app.ByName(ctx, s.db.Reader(), in.App)
 	if err != nil {
 		return nil, err
@@ -81,7 +81,7 @@ func (s *Server) scale(ctx context.Context, actor access.Actor, in *scaleIn) (cl
 	return s.view(ctx, a, nil)
 }
 
-func (s *Server) restartApp(ctx context.Context, actor access.Actor, in *appIn) (client.Operation, error) {
+func (s *Server) restartApp(ctx context.Context, actor access.Actor, in *AppPath) (client.Operation, error) {
 	a, err := app.ByName(ctx, s.db.Reader(), in.App)
 	if err != nil {
 		return client.Operation{}, err
@@ -103,7 +103,7 @@ func (s *Server) restartApp(ctx context.Context, actor access.Actor, in *appIn) 
 	return client.Operation{ID: op.ID, Kind: op.Kind, State: job.Waiting}, nil
 }
 
-func (s *Server) getConfig(ctx context.Context, _ access.Actor, in *appIn) (client.AppConfig, error) {
+func (s *Server) getConfig(ctx context.Context, _ access.Actor, in *AppPath) (client.AppConfig, error) {
 	a, err := app.ByName(ctx, s.db.Reader(), in.App)
 	if err != nil {
 		return client.AppConfig{}, err

@@ -47,9 +47,12 @@ func (s *Server) perform(ctx context.Context, op job.Operation, log *job.Log) (*
 	if number <= a.Promoted { // the run before this one had come this far
 		return s.done(a, &full), nil
 	}
-	// instance: beside what serves now.
+	// instance: the release command first, then beside what serves now.
 	log.Stage("start")
 	log.Say(fmt.Sprintf("-----> Starting release v%d", number))
+	if err := s.instances.Prepare(ctx, a, &full, log); err != nil {
+		return nil, s.failed(ctx, a, number, err)
+	}
 	if err := s.instances.Rollout(ctx, a, &full, log); err != nil {
 		return nil, s.failed(ctx, a, number, err)
 	}

@@ -95,7 +95,7 @@ type AppDestroy struct {
 
 // Deploy gives a source tree or an image to build a release from: exactly one of Tree and Image is set.
 type Deploy struct {
-	Tree    string         `json:"tree,omitempty"`  // TreeDigest of the source
+	Tree    TreeDigest     `json:"tree,omitempty"`
 	Image   bulwark.Digest `json:"image,omitempty"` // of the OCI archive's bytes
 	Message string         `json:"message,omitempty"`
 }
