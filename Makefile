@@ -1,18 +1,26 @@
 # Bulwark's two commands are `make up` and `make test`. Everything else serves them.
 
+# Found also where sudo takes Go's own directory out of PATH.
+GO ?= $(or $(shell command -v go),/usr/local/go/bin/go)
 include tools/tools.mk
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 OUT ?= $(CURDIR)/build
-GOBUILD := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w'
 # The engine is linked into the one binary; these are its parts that Bulwark does not use.
 TAGS := no_cri,no_zfs,no_btrfs,no_devmapper,no_tracing
+# git tells the version. It is also asked in a clone that is not root's own, where git by itself refuses to answer root.
+GOBUILD := GIT_CONFIG_COUNT=1 GIT_CONFIG_KEY_0=safe.directory GIT_CONFIG_VALUE_0=$(CURDIR) CGO_ENABLED=0 \
+	$(GO) build -trimpath -buildvcs=auto -ldflags '-s -w'
 
-.PHONY: help build up down test check bench
+.PHONY: help build up down uninstall test check root
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+
+root:
+	@test "$$(id -u)" = 0 || { echo " !    This needs root: it makes network namespaces, user ids and containers. Try: sudo make $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(GO) version >/dev/null || { echo " !    Go is not installed, see https://go.dev/doc/install. The version that is needed is in go.mod." >&2; exit 1; }
 
 build: ## build the program and its helpers into build/
 	@mkdir -p $(OUT)/bin $(OUT)/libexec/bulwark/builder
@@ -20,8 +28,27 @@ build: ## build the program and its helpers into build/
 	$(GOBUILD) -o $(OUT)/libexec/bulwark/ ./cmd/bulwark-init ./cmd/bulwark-pack ./cmd/bulwark-hook
 	$(GOBUILD) -o $(OUT)/libexec/bulwark/builder/ ./cmd/bulwark-builder ./cmd/bulwark-static
 
-up: deps build bases ## as root: build, install, start, deploy an example, print its address and the login token
-	@ENGINE_BIN=$(ENGINE_BIN) BULWARK_CACHE=$(BULWARK_CACHE) OUT=$(OUT) ./tools/up
+up: root deps build engine-tools ## as root: install, start, deploy an example, print its address and the login token
+	@bases=$$($(MAKE) --no-print-directory -s bases | tail -n 1) && \
+		OUT=$(OUT) ENGINE_BIN=$(ENGINE_BIN) BASES=$$bases ./tools/up
 
-down: ## as root: stop the platform
-	$(OUT)/bin/bulwark down
+down: ## as root: stop the platform and its apps
+	@/usr/local/bin/bulwark down
+	@if test -d /run/systemd/system; then systemctl stop bulwark-main; fi
+
+uninstall: ## as root: remove the installation with all apps and data, and the programs
+	@BULWARK_CACHE=$(BULWARK_CACHE) ./tools/uninstall
+
+# What the tests run is built where every user of an installation may execute it; the clone may lie in a closed home.
+TESTBUILD := $(BULWARK_CACHE)/testbuild
+# Where .ci/run wants the last line of the test run.
+TEST_RESULT ?=
+
+test: root deps engine-tools check-tools ## as root: everything that must hold before a change lands
+	@$(MAKE) --no-print-directory build OUT=$(TESTBUILD)
+	@bases=$$($(MAKE) --no-print-directory -s bases | tail -n 1) && \
+		GO=$(GO) TAGS=$(TAGS) CHECK_BIN=$(CHECK_BIN) TEST_RESULT=$(TEST_RESULT) BULWARK_CACHE=$(BULWARK_CACHE) \
+		BULWARK_BIN_DIR=$(TESTBUILD) BULWARK_ENGINE_BIN=$(ENGINE_BIN) BULWARK_BASES=$$bases ./tools/test
+
+check: check-tools ## the checks of the code alone, without the tests
+	@GO=$(GO) TAGS=$(TAGS) CHECK_BIN=$(CHECK_BIN) ./tools/test checks

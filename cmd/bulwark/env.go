@@ -25,6 +25,8 @@ type env struct {
 
 	// secret reads a line from the terminal without showing it; nil if stdin is none.
 	secret func() ([]byte, error)
+	// show makes the terminal show what is typed again, after a secret was left unread; nil if there is no terminal.
+	show func()
 
 	version string // of this program
 }

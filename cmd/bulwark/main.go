@@ -46,7 +46,11 @@ func processEnv() (*env, error) {
 	locale := strings.ToLower(os.Getenv("LC_ALL") + "," + os.Getenv("LC_CTYPE") + "," + os.Getenv("LANG"))
 	e.utf8 = strings.Contains(locale, "utf-8") || strings.Contains(locale, "utf8")
 	if e.stdinTTY {
-		e.secret = func() ([]byte, error) { return term.ReadPassword(int(os.Stdin.Fd())) }
+		fd := int(os.Stdin.Fd())
+		e.secret = func() ([]byte, error) { return term.ReadPassword(fd) }
+		if state, err := term.GetState(fd); err == nil {
+			e.show = func() { _ = term.Restore(fd, state) } // the process ends here, there is nothing better to do
+		}
 	}
 	return e, nil
 }

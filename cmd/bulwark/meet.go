@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -55,7 +56,7 @@ func firstContact(ctx context.Context, address string) (client.Info, error) {
 	defer cancel()
 	var info client.Info
 	away := func(err error) (client.Info, error) {
-		if context.Cause(ctx) == context.Canceled {
+		if errors.Is(ctx.Err(), context.Canceled) {
 			return info, ctx.Err()
 		}
 		return info, bulwark.Fail(bulwark.KindUnavailable, "No Bulwark server answers at "+address+".", "Check the address and its port.", err)

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/url"
@@ -27,7 +28,8 @@ import (
 
 // operatorCommands are for root on the machine that hosts the platform.
 func operatorCommands(e *env) []*cobra.Command {
-	return []*cobra.Command{upCommand(e), downCommand(e), tokenCommand(e), uninstallCommand(e), basesCommand(e), processCommand(e)}
+	return []*cobra.Command{installCommand(e), upCommand(e), downCommand(e), tokenCommand(e), uninstallCommand(e), basesCommand(e),
+		processCommand(e), supervisorCommand(e)}
 }
 
 // rootFlag adds --root.
@@ -35,48 +37,69 @@ func rootFlag(cmd *cobra.Command, root *string) {
 	cmd.Flags().StringVar(root, "root", install.DefaultRoot, "folder of the installation")
 }
 
+// upOptions are the flags that say what an installation is.
+type upOptions struct {
+	install.Options
+	name, domain, bases string
+}
+
+func (o *upOptions) flags(cmd *cobra.Command) {
+	rootFlag(cmd, &o.Root)
+	f := cmd.Flags()
+	f.StringVar(&o.name, "name", "", "name of the installation (default "+string(install.DefaultName)+")")
+	f.StringVar(&o.domain, "domain", "", "domain below which every app has its name (default bulwark.localhost)")
+	f.StringVar(&o.EngineBin, "engine", "", "directory of runc, the shim and buildkitd")
+	f.StringVar(&o.bases, "bases", "", "directory of the base images")
+	f.StringVar(&o.Etc, "etc", "", "directory in place of /etc for the register of user ids")
+	f.Uint32Var(&o.Blocks, "blocks", 0, "blocks of 65536 user ids, at the first start")
+	f.Uint16Var(&o.Ports.HTTP, "http-port", 0, "port for http (default 80)")
+	f.Uint16Var(&o.Ports.HTTPS, "https-port", 0, "port for https (default 443)")
+	f.Uint16Var(&o.Ports.API, "api-port", 0, "port of the API (default 8443)")
+	f.Uint16Var(&o.Ports.SSH, "ssh-port", 0, "port of the git server (default 2222)")
+}
+
+// parse returns the options after their text was read.
+func (o *upOptions) parse() (install.Options, error) {
+	opt := o.Options
+	var err error
+	if o.name != "" {
+		if opt.Name, err = bulwark.ParseInstallationName(o.name); err != nil {
+			return opt, err
+		}
+	}
+	if o.domain != "" {
+		if opt.Domain, err = bulwark.ParseHostName(o.domain); err != nil {
+			return opt, err
+		}
+	}
+	if o.bases != "" {
+		index, err := base.Find(o.bases)
+		if err != nil {
+			return opt, err
+		}
+		opt.Bases = filepath.Dir(index[base.Run].Layout)
+	}
+	return opt, nil
+}
+
 func upCommand(e *env) *cobra.Command {
-	var opt install.Options
-	var name, domain, bases string
+	var opt upOptions
 	cmd := &cobra.Command{
 		Use:     "up",
 		Short:   "Run the platform on this machine, as root",
 		Example: "  # bulwark up\n  # bulwark up --root /srv/bulwark --name second --https-port 9443",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			var err error
-			if opt.Name, err = bulwark.ParseInstallationName(name); err != nil {
+			o, err := opt.parse()
+			if err != nil {
 				return err
-			}
-			if domain != "" {
-				if opt.Domain, err = bulwark.ParseHostName(domain); err != nil {
-					return err
-				}
-			}
-			if bases != "" {
-				index, err := base.Find(bases)
-				if err != nil {
-					return err
-				}
-				opt.Bases = filepath.Dir(index[base.Run].Layout)
 			}
 			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM)
 			defer stop()
-			return up(ctx, e, opt)
+			return up(ctx, e, o)
 		},
 	}
-	rootFlag(cmd, &opt.Root)
-	f := cmd.Flags()
-	f.StringVar(&name, "name", string(install.DefaultName), "name of the installation")
-	f.StringVar(&domain, "domain", "", "domain below which every app has its name (default bulwark.localhost)")
-	f.StringVar(&opt.EngineBin, "engine", "", "directory of runc, the shim and buildkitd")
-	f.StringVar(&bases, "bases", "", "directory of the base images")
-	f.StringVar(&opt.Etc, "etc", "", "directory in place of /etc for the register of user ids")
-	f.Uint32Var(&opt.Blocks, "blocks", 0, "blocks of 65536 user ids, at the first start")
-	f.Uint16Var(&opt.Ports.HTTP, "http-port", 0, "port for http (default 80)")
-	f.Uint16Var(&opt.Ports.HTTPS, "https-port", 0, "port for https (default 443)")
-	f.Uint16Var(&opt.Ports.API, "api-port", 0, "port of the API (default 8443)")
-	f.Uint16Var(&opt.Ports.SSH, "ssh-port", 0, "port of the git server (default 2222)")
+	opt.flags(cmd)
 	return cmd
 }
 
@@ -105,7 +128,12 @@ func up(ctx context.Context, e *env, opt install.Options) error {
 		Installation: inst, Log: log,
 		Processes:  supervise.Table(inst, supervise.Extra{SSLCertFile: e.getenv("SSL_CERT_FILE")}),
 		BeforeDown: func(ctx context.Context) error { return nodeOf(inst).Call(ctx, "halt", struct{}{}, nil) },
-		Ready:      func() { fmt.Fprintln(e.stdout, "ready") },
+		Open: func() {
+			if err := tellSystemd(e); err != nil {
+				log.Warn("systemd does not hear that the sockets are open", "error", err)
+			}
+		},
+		Ready: func() { fmt.Fprintln(e.stdout, "ready") },
 	})
 }
 
@@ -216,7 +244,7 @@ func uninstallCommand(e *env) *cobra.Command {
 			if !yes {
 				return bulwark.Invalid(fmt.Sprintf("This removes %s with all apps and data.", inst.Root), "If that is what you want, add --yes.")
 			}
-			return install.Remove(cmd.Context(), inst)
+			return errors.Join(install.Remove(cmd.Context(), inst), removeUnit(inst))
 		},
 	}
 	rootFlag(cmd, &root)

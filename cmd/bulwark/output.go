@@ -37,7 +37,7 @@ func (c *cli) event(v any) error {
 
 // say prints a line for people; with --json stdout is for programs, so it goes to stderr.
 func (c *cli) say(format string, args ...any) {
-	var w io.Writer = c.stdout
+	w := c.stdout
 	if c.json {
 		w = c.stderr
 	}

@@ -132,7 +132,7 @@ func runNode(ctx context.Context, c *child) error {
 		Recovery: filepath.Join(i.Root, "RECOVERY-KEY.txt"), EngineBin: i.EngineBin, Libexec: libexec, Bases: i.Bases,
 		CA: authorities(os.Getenv("SSL_CERT_FILE")), Router: i.RouterNamespacePath(), Cgroup: "/" + i.CgroupName(),
 		Sockets: node.Sockets{Containerd: i.Socket(install.ContainerdSocket), Dial: i.Socket(install.DialNode),
-			Egress: i.Socket(install.EgressControl), EdgeCerts: i.Socket(install.EdgeCerts)},
+			Egress: i.Socket(install.EgressControl), Resolver: i.Socket(install.ResolverControl), EdgeCerts: i.Socket(install.EdgeCerts)},
 		WorkerUID: i.User(install.Build), Block: func(n uint32) (uint32, error) { r, err := i.Block(n); return r.Base, err },
 		Toolchains: tools, SSHHostKey: hostKeyFile(i), Log: c.log,
 	}, c.ready)

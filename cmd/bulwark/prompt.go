@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -31,11 +32,15 @@ func (c *cli) askSecret(ctx context.Context, question string) (string, error) {
 		return c.ask(ctx, question)
 	}
 	fmt.Fprint(c.stderr, question)
-	return awaited(ctx, c.stderr, func() (string, error) {
+	text, err := awaited(ctx, c.stderr, func() (string, error) {
 		b, err := c.secret()
 		fmt.Fprintln(c.stderr)
 		return strings.TrimSpace(string(b)), err
 	})
+	if ctx.Err() != nil && c.show != nil {
+		c.show()
+	}
+	return text, err
 }
 
 // awaited runs a read that knows nothing of ctx. When ctx ends first the read is left behind: the process ends too.
@@ -51,7 +56,7 @@ func awaited(ctx context.Context, w io.Writer, read func() (string, error)) (str
 	}()
 	select {
 	case a := <-got:
-		if a.err == io.EOF {
+		if errors.Is(a.err, io.EOF) {
 			return "", bulwark.Invalid("There was no answer.", "Run the command again.")
 		}
 		return a.text, a.err

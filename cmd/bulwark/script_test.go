@@ -43,14 +43,20 @@ func TestScripts(t *testing.T) {
 				ts.Setenv("BULWARK_TOKEN", token)
 			},
 			"forge": func(ts *testscript.TestScript, _ bool, args []string) {
-				ts.Value(fakeKey{}).(*fake).forge = strings.Join(args, "")
+				setServer(ts, func(f *fake) { f.forge = strings.Join(args, "") })
 			},
-			"lie": func(ts *testscript.TestScript, _ bool, args []string) { ts.Value(fakeKey{}).(*fake).git = args[0] },
-			"cut": func(ts *testscript.TestScript, _ bool, _ []string) { ts.Value(fakeKey{}).(*fake).cut = true },
+			"lie": func(ts *testscript.TestScript, _ bool, args []string) {
+				setServer(ts, func(f *fake) { f.git = args[0] })
+			},
+			"cut": func(ts *testscript.TestScript, _ bool, _ []string) { setServer(ts, func(f *fake) { f.cut = true }) },
 			"hang": func(ts *testscript.TestScript, _ bool, _ []string) {
-				ts.Value(fakeKey{}).(*fake).hung = make(chan struct{})
+				setServer(ts, func(f *fake) { f.hung = make(chan struct{}) })
 			},
-			"hung": func(ts *testscript.TestScript, _ bool, _ []string) { <-ts.Value(fakeKey{}).(*fake).hung },
+			"hung": func(ts *testscript.TestScript, _ bool, _ []string) {
+				var hung chan struct{}
+				setServer(ts, func(f *fake) { hung = f.hung })
+				<-hung
+			},
 			"commit": func(ts *testscript.TestScript, _ bool, _ []string) {
 				ts.Setenv("COMMIT", strings.TrimSpace(ts.ReadFile("stdout")))
 			},
@@ -62,6 +68,14 @@ func TestScripts(t *testing.T) {
 				}
 			},
 		}})
+}
+
+// setServer changes how a script's server behaves.
+func setServer(ts *testscript.TestScript, f func(*fake)) {
+	s := ts.Value(fakeKey{}).(*fake)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f(s)
 }
 
 func setupScript(e *testscript.Env) error {

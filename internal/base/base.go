@@ -75,12 +75,13 @@ func Make(ctx context.Context, dir string, opt Options, progress io.Writer) (Ind
 	return m.all(ctx)
 }
 
-// Find returns the newest complete index in dir and makes nothing.
+// Find returns the newest complete index in dir, which may also be the directory of one KEY, and makes nothing.
 func Find(dir string) (Index, error) {
 	names, err := filepath.Glob(filepath.Join(dir, "*", indexFile))
 	if err != nil {
 		return nil, fmt.Errorf("cannot look for bases in %s: %w", dir, err)
 	}
+	names = append(names, filepath.Join(dir, indexFile))
 	var newest Index
 	var at time.Time
 	for _, name := range names {

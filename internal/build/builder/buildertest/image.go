@@ -45,7 +45,7 @@ func (i *Image) blob(d digest.Digest) string {
 }
 
 // Unpack puts the image's files into a directory, base and all, unless layers from a given one on are wanted.
-func (i *Image) Unpack(ctx context.Context, to string, from int) error {
+func (i *Image) Unpack(ctx context.Context, to string, from int, opts ...archive.ApplyOpt) error {
 	for _, l := range i.Manifest.Layers[from:] {
 		f, err := os.Open(i.blob(l.Digest))
 		if err != nil {
@@ -53,7 +53,7 @@ func (i *Image) Unpack(ctx context.Context, to string, from int) error {
 		}
 		r, err := compression.DecompressStream(f)
 		if err == nil {
-			_, err = archive.Apply(ctx, to, r)
+			_, err = archive.Apply(ctx, to, r, opts...)
 		}
 		f.Close()
 		if err != nil {

@@ -4,6 +4,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/bulwark-paas/bulwark"
 	"github.com/bulwark-paas/bulwark/internal/build/builder/buildertest"
@@ -17,6 +18,19 @@ func TestStatic(t *testing.T) {
 	out = built(t, app, buildertest.Build{Source: files(t, map[string]string{"index.html": "root site", ".env": "KEY=1", "bulwark.toml": "[web]\nhealth = \"/\"\n"})})
 	answers(t, app, out, "/", "200 OK root site")
 	answers(t, app, out, "/bulwark.toml", "404")
+
+	// A day after, the cache is pruned when the result is out; what fits stays.
+	marker := app.State + "/pruned"
+	old := time.Now().Add(-25 * time.Hour)
+	if err := os.Chtimes(marker, old, old); err != nil {
+		t.Fatal(err)
+	}
+	src := example(t, "static-hello")
+	contains(t, built(t, app, buildertest.Build{Source: src}).Stderr, "pruned")
+	if fi, err := os.Stat(marker); err != nil || time.Since(fi.ModTime()) > time.Hour {
+		t.Errorf("the marker is not new: %v", err)
+	}
+	containsNot(t, built(t, app, buildertest.Build{Source: src}).Stderr, "pruned")
 }
 
 func TestPython(t *testing.T) {
@@ -43,8 +57,8 @@ func TestNode(t *testing.T) {
 	})
 	// A build script has the development dependencies, the image has not.
 	const lock = `{"name":"b","lockfileVersion":3,"requires":true,"packages":{"":{"name":"b","dependencies":{"ms":"2.1.3"},"devDependencies":{"has-flag":"4.0.0"}},
-"node_modules/ms":{"version":"2.1.3","resolved":"https://registry.npmjs.org/ms/-/ms-2.1.3.tgz","integrity":"sha512-6FlzubTLZG3J2a/NVCAleEhjzq5oxgHyaCU9yYXvcLsvoVaHJq/s5xXI6/XXP6tz7R9xAOtHnSO/tXtF3WRTlA=="},
-"node_modules/has-flag":{"version":"4.0.0","dev":true,"resolved":"https://registry.npmjs.org/has-flag/-/has-flag-4.0.0.tgz","integrity":"sha512-EykJT/Q1KjTWctppgIAgfSO0tKVuZUjhgMr17kqTumMl6Afv3EISleU7qZUzoXDFTAHTDC4NOoG/ZxU3EvlMPQ=="}}}`
+"node_modules/ms":{"version":"2.1.3","integrity":"sha512-6FlzubTLZG3J2a/NVCAleEhjzq5oxgHyaCU9yYXvcLsvoVaHJq/s5xXI6/XXP6tz7R9xAOtHnSO/tXtF3WRTlA=="},
+"node_modules/has-flag":{"version":"4.0.0","dev":true,"integrity":"sha512-EykJT/Q1KjTWctppgIAgfSO0tKVuZUjhgMr17kqTumMl6Afv3EISleU7qZUzoXDFTAHTDC4NOoG/ZxU3EvlMPQ=="}}}`
 	const build = `require('has-flag'); require('fs').mkdirSync('dist'); require('fs').writeFileSync('dist/app.js',
 "const fs = require('fs'); require('http').createServer((q, r) => r.end(process.version + ' dev:' + fs.existsSync('node_modules/has-flag') + ' ' + require('ms')(60000) + ' " + (process.env.NPM_TOKEN || 'no token').length + process.env.COLOUR + "')).listen(process.env.PORT)")`
 	for name, scripts := range map[string]string{"apart": `"build":"node build.js"`, "in place": `"build":"node build.js","postinstall":"node -e 0"`} {

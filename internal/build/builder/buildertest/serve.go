@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/bulwark-paas/bulwark"
+	"github.com/containerd/containerd/v2/pkg/archive"
+	"golang.org/x/sys/unix"
 )
 
 // Serve unpacks a build's image, runs its web process in it as the image's user, and returns the answer to one request.
@@ -25,17 +27,11 @@ func (a *App) Serve(ctx context.Context, r *bulwark.BuildResult, path string, en
 	if err != nil {
 		return "", err
 	}
-	root, err := os.MkdirTemp(a.Host.Dir, "image-")
+	root, unmount, err := a.Host.mount(ctx, img)
 	if err != nil {
 		return "", err
 	}
-	defer os.RemoveAll(root)
-	if err := img.Unpack(ctx, root, 0); err != nil {
-		return "", err
-	}
-	if err := os.Chmod(root, 0o755); err != nil {
-		return "", err
-	}
+	defer unmount()
 	port, err := freePort()
 	if err != nil {
 		return "", err
@@ -63,6 +59,36 @@ func (a *App) Serve(ctx context.Context, r *bulwark.BuildResult, path string, en
 	go func() { exited <- cmd.Wait() }()
 	defer cmd.Process.Kill()
 	return get(ctx, "http://127.0.0.1:"+port+path, exited, &out)
+}
+
+// mount puts an image's layers on top of each other, read-only; each layer is unpacked once.
+func (h *Host) mount(ctx context.Context, img *Image) (root string, unmount func(), err error) {
+	var lower []string
+	for i, l := range img.Manifest.Layers {
+		dir := filepath.Join(h.Dir, "layers", l.Digest.Encoded())
+		one := *img
+		one.Manifest.Layers = img.Manifest.Layers[i : i+1]
+		if err := once(dir, func(to string) error {
+			return one.Unpack(ctx, to, 0, archive.WithConvertWhiteout(archive.OverlayConvertWhiteout))
+		}); err != nil {
+			return "", nil, err
+		}
+		lower = append([]string{dir}, lower...)
+	}
+	root, err = os.MkdirTemp(h.Dir, "image-")
+	if err != nil {
+		return "", nil, err
+	}
+	// overlayfs wants two lower directories when there is no upper one.
+	empty, err := os.MkdirTemp(h.Dir, "empty-")
+	if err != nil {
+		return "", nil, err
+	}
+	lower = append(lower, empty)
+	if err := unix.Mount("overlay", root, "overlay", unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV, "lowerdir="+strings.Join(lower, ":")); err != nil {
+		return "", nil, fmt.Errorf("mount the image: %w", err)
+	}
+	return root, func() { unix.Unmount(root, unix.MNT_DETACH) }, nil
 }
 
 // get asks until something listens.
