@@ -132,8 +132,9 @@ type AppConfig struct {
 
 // LogLine is one line of an app's log.
 type LogLine struct {
-	Instance string `json:"instance" doc:"such as web.1"`
-	Text     string `json:"text"`
+	At       time.Time `json:"at"`
+	Instance string    `json:"instance" doc:"such as web.1"`
+	Text     string    `json:"text"`
 }
 
 // Proof is all that verifies an app from a person's signature to what runs: see bulwark verify.

@@ -209,7 +209,7 @@ func (m *Manager) do(wg *sync.WaitGroup, id bulwark.InstanceID, f func()) {
 func (m *Manager) start(ctx context.Context, r Row) {
 	full, err := release.Get(ctx, m.db.Reader(), r.App, r.Release)
 	if err == nil {
-		err = m.node.Call(ctx, "start", nodeapi.Start{Bundle: full.Bundle, Instance: r.ID, Process: r.Process}, nil)
+		err = m.node.Call(ctx, "start", nodeapi.Start{Bundle: full.Bundle, Instance: r.ID, Process: r.Process, Index: r.Index}, nil)
 	}
 	if err == nil || ctx.Err() != nil {
 		return

@@ -82,6 +82,7 @@ func (m *Manager) await(ctx context.Context, a *app.App, number uint64, only bul
 					log.Say(fmt.Sprintf("       %s is up", r.Name()))
 				}
 			case ok && i.Phase.Over():
+				m.lastWords(ctx, r, log)
 				return failed(r, i.Reason)
 			case !ok && r.Crashes > 0:
 				return failed(r, r.Reason)

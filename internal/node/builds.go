@@ -56,6 +56,7 @@ type buildConfig struct {
 	Rootfs     string // where root file systems are mounted
 	Cgroup     string
 	Git        string
+	Unpack     string // bulwark-unpack
 	Toolchains Toolchains
 	UID        func(block uint32) (uint32, error) // first host id of a builder's range
 }
@@ -97,11 +98,8 @@ func (b *builds) source(ctx context.Context, id bulwark.BuildID, cause bulwark.D
 	if err != nil {
 		return err
 	}
-	if receipt.Kind != statement.KindPush {
-		return bulwark.Invalid("Only a push brings a source.", "")
-	}
-	var push ledger.PushBody
-	if err := statement.Strict(receipt.Body, &push); err != nil {
+	if b.find(id) != nil { // its source came before, and is in use
+		_, err := io.Copy(io.Discard, body)
 		return err
 	}
 	dir := b.dir(id)
@@ -111,15 +109,15 @@ func (b *builds) source(ctx context.Context, id bulwark.BuildID, cause bulwark.D
 	if err := files.Dir(dir, 0o711, 0); err != nil {
 		return err
 	}
-	uid, err := b.config.UID(app.Block)
-	if err != nil {
-		return err
-	}
-	tree, err := measure(ctx, b.config.Git, dir, uid, push.New, body)
+	what, err := b.bring(ctx, receipt, app, dir, body)
 	if err != nil {
 		return errors.Join(err, os.RemoveAll(dir))
 	}
-	return os.WriteFile(filepath.Join(dir, "tree"), []byte(tree), 0o600)
+	text, err := json.Marshal(what)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, sourcedFile), text, 0o600)
 }
 
 // build starts a build, or joins it, and passes its events on until its end.
@@ -225,11 +223,11 @@ func (b *builds) perform(ctx context.Context, in nodeapi.Build, r *buildRun) (*n
 	started := time.Now()
 	dir := b.dir(in.Build)
 	defer os.RemoveAll(dir)
-	tree, err := os.ReadFile(filepath.Join(dir, "tree"))
+	what, err := readSourced(dir, in.Cause)
 	if err != nil {
-		return nil, bulwark.Fail(bulwark.KindUnavailable, "The source of the build is not here.", "Push again.", err)
+		return nil, err
 	}
-	result, reached, out, err := b.builder(ctx, in.Build, app, dir, r)
+	result, reached, out, err := b.builder(ctx, in.Build, app, dir, what, r)
 	if err != nil {
 		return nil, err
 	}
@@ -237,10 +235,7 @@ func (b *builds) perform(ctx context.Context, in nodeapi.Build, r *buildRun) (*n
 	if _, _, err := b.images.Admit(ctx, out, result.Image); err != nil {
 		return nil, err
 	}
-	p, err := b.provenance(ctx, in, app, receipt, string(tree), result, started)
-	if err != nil {
-		return nil, err
-	}
+	p := b.provenance(in, app, receipt, what, result, started)
 	if _, err := b.ledger.Admit(ctx, in.Build, in.Cause, p); err != nil {
 		return nil, err
 	}
@@ -257,26 +252,22 @@ func builtOf(p *statement.Provenance, reached []nodeapi.Reached) (*nodeapi.Built
 }
 
 // provenance writes down what the node saw: which tree it handed over, which image it hashed, for whose word.
-func (b *builds) provenance(ctx context.Context, in nodeapi.Build, app *ledger.App, receipt *ledger.Receipt, tree string, result *bulwark.BuildResult, started time.Time) (*statement.Provenance, error) {
-	var push ledger.PushBody
-	if err := statement.Strict(receipt.Body, &push); err != nil {
-		return nil, err
-	}
+func (b *builds) provenance(in nodeapi.Build, app *ledger.App, receipt *ledger.Receipt, what *sourced, result *bulwark.BuildResult, started time.Time) *statement.Provenance {
 	p := &statement.Provenance{Type: statement.InTotoType, PredicateType: statement.SLSAType,
 		Subject: []statement.Subject{{Name: string(app.Name), Digest: map[string]string{"sha256": result.Image.Hex()}}}}
 	p.Predicate.BuildDefinition = statement.BuildDefinition{
-		BuildType: statement.BuildType,
+		BuildType: what.buildType(),
 		ExternalParameters: statement.ExternalParameters{Node: b.ledger.Node(), App: app.ID, Name: app.Name, Plan: result.Plan,
 			Cause: statement.Cause{Kind: receipt.Kind, Person: receipt.Person, Key: receipt.Key, Digest: receipt.Digest}},
-		ResolvedDependencies: []statement.Resource{{URI: "git+" + string(app.Name), Digest: map[string]string{"gitCommit": string(push.New), "gitTree": tree}}},
+		ResolvedDependencies: []statement.Resource{what.Material},
 	}
 	p.Predicate.RunDetails = statement.RunDetails{Builder: statement.Builder{ID: "https://bulwark.dev/builder/v1"},
 		Metadata: statement.Metadata{InvocationID: string(in.Build), StartedOn: started.UTC(), FinishedOn: time.Now().UTC()}}
-	return p, nil
+	return p
 }
 
 // builder runs the builder container and returns its word, what it reached, and the directory with the image's blobs.
-func (b *builds) builder(ctx context.Context, id bulwark.BuildID, app *ledger.App, dir string, r *buildRun) (*bulwark.BuildResult, []nodeapi.Reached, string, error) {
+func (b *builds) builder(ctx context.Context, id bulwark.BuildID, app *ledger.App, dir string, what *sourced, r *buildRun) (*bulwark.BuildResult, []nodeapi.Reached, string, error) {
 	fail := func(err error) (*bulwark.BuildResult, []nodeapi.Reached, string, error) { return nil, nil, "", err }
 	uid, err := b.config.UID(app.Block)
 	if err != nil {
@@ -296,16 +287,17 @@ func (b *builds) builder(ctx context.Context, id bulwark.BuildID, app *ledger.Ap
 	if err != nil {
 		return fail(err)
 	}
-	defer images.Unmount(rootfs)
+	defer b.images.Unmount(rootfs)
 	secrets, err := b.ledger.BuildSecrets(ctx, app.ID)
 	if err != nil {
 		return fail(err)
 	}
-	stdin, err := b.job(id, app, secrets)
+	stdin, err := b.job(id, app, what, secrets)
 	if err != nil {
 		return fail(err)
 	}
-	spec := buildspec.Spec(buildspec.Options{Rootfs: rootfs, UIDBase: uid, Programs: b.config.Programs, Source: filepath.Join(dir, "src"),
+	source, archive := what.files(dir)
+	spec := buildspec.Spec(buildspec.Options{Rootfs: rootfs, UIDBase: uid, Programs: b.config.Programs, Source: source, Import: archive,
 		State: state, Output: out, Bases: b.config.Bases, CA: b.config.CA, CgroupPath: b.config.Cgroup + "/" + string(id), CgroupV1: cgroupV1()})
 	report, err := b.reach(ctx, id, app)
 	if err != nil {
@@ -345,11 +337,14 @@ func (b *builds) builder(ctx context.Context, id bulwark.BuildID, app *ledger.Ap
 }
 
 // job is what the builder reads on its standard input: the job and the values of the build secrets.
-func (b *builds) job(id bulwark.BuildID, app *ledger.App, secrets map[bulwark.ConfigName][]byte) (io.Reader, error) {
+func (b *builds) job(id bulwark.BuildID, app *ledger.App, what *sourced, secrets map[bulwark.ConfigName][]byte) (io.Reader, error) {
 	j := bulwark.BuildJob{Build: id, App: app.Name, Source: buildspec.SourceDir, State: buildspec.StateDir, Output: buildspec.OutputDir,
 		Bases: buildspec.BasesDir, Proxy: "http://" + buildspec.ProxyAddr, Go: b.config.Toolchains.Go, NPM: b.config.Toolchains.NPM}
 	if b.config.CA != "" {
 		j.CA = buildspec.CAFile
+	}
+	if what.Import {
+		j.Source, j.Import, secrets = "", buildspec.ImportTar, nil // nothing is built, so nothing asks for a secret
 	}
 	values := map[bulwark.ConfigName]string{}
 	for name, v := range secrets {

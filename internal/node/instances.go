@@ -18,6 +18,7 @@ import (
 	"github.com/bulwark-paas/bulwark"
 	"github.com/bulwark-paas/bulwark/internal/dial"
 	"github.com/bulwark-paas/bulwark/internal/instance/driver"
+	"github.com/bulwark-paas/bulwark/internal/node/applogs"
 	"github.com/bulwark-paas/bulwark/internal/node/images"
 	"github.com/bulwark-paas/bulwark/internal/node/ledger"
 	"github.com/bulwark-paas/bulwark/internal/node/network"
@@ -35,12 +36,14 @@ const (
 	labelAddress    = "bulwark.address"
 	labelPort       = "bulwark.port"
 	labelHealth     = "bulwark.health"
+	labelName       = "bulwark.name"
 )
 
 // Instances runs instances: it verifies, puts together, starts, watches and stops them.
 type instances struct {
 	ledger  *ledger.Ledger
 	images  *images.Store
+	applogs *applogs.Store
 	driver  driver.Driver
 	router  *network.Router
 	dial    *dialer
@@ -49,20 +52,25 @@ type instances struct {
 	log     *slog.Logger
 	mu      sync.Mutex // guards all and watch
 	all     map[bulwark.InstanceID]*instance
-	mounts  sync.Mutex // one image is put together at a time
-	changed broadcast
+	// starting counts the starts under way by release; guarded by mu.
+	starting map[string]int
+	mounts   sync.Mutex // one image is put together at a time
+	changed  broadcast
 }
 
 // instance is what the node knows of one.
 type instance struct {
 	nodeapi.Instance
 	labels  map[string]string
+	name    string // "web.1", for people
 	address netip.Addr
 	port    uint16
 	health  string
 	netns   *os.File
 	stop    context.CancelFunc // ends the watch
 	gone    chan struct{}      // closed when the process ended
+	// collected is closed when all of its output is in the app's log.
+	collected chan struct{}
 }
 
 // dirs are the node's places.
@@ -95,6 +103,7 @@ func (n *instances) start(ctx context.Context, in nodeapi.Start) (*nodeapi.Insta
 	if err != nil {
 		return nil, err
 	}
+	defer n.begin(r)()
 	rootfs, err := n.mount(ctx, launch, layers)
 	if err != nil {
 		return nil, err
@@ -115,7 +124,8 @@ func (n *instances) start(ctx context.Context, in nodeapi.Start) (*nodeapi.Insta
 
 func newInstance(in nodeapi.Start, launch *ledger.Launch, address netip.Addr) *instance {
 	r := launch.Release
-	i := &instance{address: address, port: r.Plan.Port, health: r.Plan.Health, gone: make(chan struct{})}
+	i := &instance{address: address, port: r.Plan.Port, health: r.Plan.Health, gone: make(chan struct{}),
+		name: fmt.Sprintf("%s.%d", in.Process, in.Index)}
 	if i.port == 0 {
 		i.port = bulwark.EdgePort
 	}
@@ -124,7 +134,7 @@ func newInstance(in nodeapi.Start, launch *ledger.Launch, address netip.Addr) *i
 	i.labels = map[string]string{
 		labelApp: string(r.App), labelProcess: string(in.Process), labelGeneration: strconv.FormatUint(r.Generation, 10),
 		labelRelease: string(launch.Digest), labelImage: string(r.Image),
-		labelAddress: address.String(), labelPort: strconv.Itoa(int(i.port)), labelHealth: i.health,
+		labelAddress: address.String(), labelPort: strconv.Itoa(int(i.port)), labelHealth: i.health, labelName: i.name,
 	}
 	return i
 }
@@ -225,12 +235,27 @@ func (n *instances) serveConfig(id bulwark.InstanceID, owner int, values map[str
 	return path, done, nil
 }
 
+// begin notes that an instance of a release is being started, so that its root file system is not taken away meanwhile.
+func (n *instances) begin(r *statement.Release) (end func()) {
+	name := rootfsName(r.App, r.Generation)
+	n.mu.Lock()
+	n.starting[name]++
+	n.mu.Unlock()
+	return func() {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if n.starting[name]--; n.starting[name] == 0 {
+			delete(n.starting, name)
+		}
+	}
+}
+
 // mount puts the release's image together for the app's id range, once.
 func (n *instances) mount(ctx context.Context, launch *ledger.Launch, layers []ledger.Layer) (string, error) {
 	n.mounts.Lock()
 	defer n.mounts.Unlock()
 	r := launch.Release
-	target := filepath.Join(n.dirs.rootfs, fmt.Sprintf("%s-%d", r.App, r.Generation))
+	target := filepath.Join(n.dirs.rootfs, rootfsName(r.App, r.Generation))
 	if images.Mounted(target) {
 		return target, nil
 	}
@@ -259,6 +284,11 @@ func (n *instances) adopt(i *instance) {
 	n.mu.Unlock()
 	n.changed.send()
 	go n.watch(ctx, i)
+	i.collected = make(chan struct{})
+	go func() {
+		defer close(i.collected)
+		n.collect(context.WithoutCancel(ctx), i)
+	}()
 }
 
 // recover takes over what runs after a restart of the node.
@@ -313,7 +343,7 @@ func fromLabels(st driver.Status) (*instance, error) {
 	return &instance{
 		Instance: nodeapi.Instance{Instance: st.Instance, App: app, Process: process, Generation: generation,
 			Phase: nodeapi.PhaseStarting, Since: time.Now()},
-		labels: st.Labels, address: address, port: uint16(port), health: st.Labels[labelHealth], gone: make(chan struct{}),
+		labels: st.Labels, address: address, port: uint16(port), health: st.Labels[labelHealth], gone: make(chan struct{}), name: st.Labels[labelName],
 	}, nil
 }
 
@@ -406,6 +436,7 @@ func (n *instances) end(ctx context.Context, in nodeapi.Stop) error {
 	if err := n.driver.Remove(ctx, in.Instance); err != nil {
 		return err
 	}
+	n.ended(exit(in.Instance, 128+int(syscall.SIGKILL))) // the engine's own word may come after we forgot it
 	n.mu.Lock()
 	delete(n.all, in.Instance)
 	n.mu.Unlock()
@@ -414,7 +445,36 @@ func (n *instances) end(ctx context.Context, in nodeapi.Stop) error {
 	}
 	n.router.Release(i.address)
 	n.changed.send()
-	return nil
+	return n.tidy(i)
+}
+
+// tidy takes away what an instance leaves behind: its output, once it is in the app's log, and its release's root file
+// system, when it was the last to use it.
+func (n *instances) tidy(i *instance) error {
+	<-i.collected
+	raw := n.logFile(i.Instance.Instance)
+	for _, path := range []string{raw, raw + ".at"} {
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	n.mounts.Lock() // nobody may be about to use it
+	defer n.mounts.Unlock()
+	n.mu.Lock()
+	used := n.starting[rootfsName(i.App, i.Generation)] > 0
+	for _, other := range n.all {
+		used = used || other.App == i.App && other.Generation == i.Generation
+	}
+	n.mu.Unlock()
+	if used {
+		return nil
+	}
+	return n.images.Unmount(filepath.Join(n.dirs.rootfs, rootfsName(i.App, i.Generation)))
+}
+
+// rootfsName is the name of the directory where a release is mounted.
+func rootfsName(app bulwark.AppID, generation uint64) string {
+	return fmt.Sprintf("%s-%d", app, generation)
 }
 
 // registration is what dial is told of an instance.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/bulwark-paas/bulwark"
+	"github.com/bulwark-paas/bulwark/internal/node/applogs"
 	"github.com/bulwark-paas/bulwark/internal/node/nodeapi"
 )
 
@@ -108,5 +109,27 @@ func (n *instances) hostsChanged(ctx context.Context, app bulwark.AppID) {
 	n.mu.Unlock()
 	for _, i := range mine {
 		n.register(ctx, i)
+	}
+}
+
+// appLogs answers with an app's log, line by line.
+func (n *Node) appLogs(w http.ResponseWriter, r *http.Request) {
+	var in nodeapi.AppLogs
+	if err := read(r, &in); err != nil {
+		n.refuse(w, err)
+		return
+	}
+	enc := json.NewEncoder(w)
+	err := n.instances.applogs.Read(r.Context(), in.App, in.Tail, in.Follow, func(l applogs.Line) error {
+		if err := enc.Encode(nodeapi.AppLogLine(l)); err != nil {
+			return err
+		}
+		if in.Follow {
+			w.(http.Flusher).Flush()
+		}
+		return nil
+	})
+	if err != nil && r.Context().Err() == nil {
+		n.config.Log.Info("a log was not read to its end", "app", in.App, "error", err)
 	}
 }

@@ -29,6 +29,7 @@ import (
 	"github.com/bulwark-paas/bulwark/internal/dial"
 	"github.com/bulwark-paas/bulwark/internal/enrol"
 	"github.com/bulwark-paas/bulwark/internal/instance/containerd"
+	"github.com/bulwark-paas/bulwark/internal/node/applogs"
 	"github.com/bulwark-paas/bulwark/internal/node/files"
 	"github.com/bulwark-paas/bulwark/internal/node/images"
 	"github.com/bulwark-paas/bulwark/internal/node/ledger"
@@ -50,7 +51,7 @@ type Config struct {
 	LogDir    string // instances' logs
 	Recovery  string // where the recovery key's private half is put once
 	EngineBin string
-	Libexec   string // bulwark-init, bulwark-pack and the builder's programs
+	Libexec   string // bulwark-init, bulwark-pack, bulwark-unpack and the builder's programs
 	Bases     string
 	CA        string // file with the authorities that this host trusts
 	Router    string // path of the router namespace
@@ -147,14 +148,18 @@ func (n *Node) openInstances(ctx context.Context, store *images.Store, engine *c
 			used = append(used, a)
 		}
 	}
+	lines, err := applogs.Open(filepath.Join(c.LogDir, "apps"))
+	if err != nil {
+		return err
+	}
 	router, err := network.Open(c.Router, used)
 	if err != nil {
 		return err
 	}
-	n.instances = &instances{ledger: n.ledger, images: store, driver: engine, router: router, dirs: d, log: c.Log,
+	n.instances = &instances{ledger: n.ledger, images: store, applogs: lines, driver: engine, router: router, dirs: d, log: c.Log,
 		dial: &dialer{path: c.Sockets.Dial, log: c.Log, entries: map[bulwark.InstanceID]dial.Entry{}},
 		uid:  func(block uint32) (uint32, error) { return c.Block(1 + (block-1)*blocksPerApp) },
-		all:  map[bulwark.InstanceID]*instance{}}
+		all:  map[bulwark.InstanceID]*instance{}, starting: map[string]int{}}
 	sockets, err := router.Sockets()
 	if err != nil {
 		return err
@@ -185,7 +190,7 @@ func (n *Node) openBuilds(ctx context.Context, store *images.Store, engine *cont
 	n.builds = &builds{ledger: n.ledger, images: store, engine: engine, log: c.Log, runs: map[bulwark.BuildID]*buildRun{},
 		slots: make(chan struct{}, max(1, runtime.NumCPU()/2)),
 		config: buildConfig{Dir: c.BuildDir, Bases: c.Bases, Programs: filepath.Join(c.Libexec, "builder"), CA: ca, Egress: c.Sockets.Egress,
-			Rootfs: filepath.Join(c.RunDir, "rootfs"), Cgroup: c.Cgroup, Git: git, Toolchains: c.Toolchains,
+			Rootfs: filepath.Join(c.RunDir, "rootfs"), Cgroup: c.Cgroup, Git: git, Unpack: filepath.Join(c.Libexec, "bulwark-unpack"), Toolchains: c.Toolchains,
 			UID: func(block uint32) (uint32, error) { return c.Block(2 + (block-1)*blocksPerApp) }}}
 	// A builder that outlived the node has nobody to report to.
 	ids, err := engine.IDs(ctx)
@@ -197,7 +202,7 @@ func (n *Node) openBuilds(ctx context.Context, store *images.Store, engine *cont
 			if err := engine.RemoveID(ctx, id); err != nil {
 				return err
 			}
-			if err := images.Unmount(filepath.Join(n.builds.config.Rootfs, id)); err != nil {
+			if err := store.Unmount(filepath.Join(n.builds.config.Rootfs, id)); err != nil {
 				return err
 			}
 		}

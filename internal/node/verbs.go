@@ -115,6 +115,7 @@ func (n *Node) routes() http.Handler {
 	mux.HandleFunc("POST /v1/build", n.build)
 	mux.HandleFunc("PUT /v1/source", n.source)
 	mux.HandleFunc("POST /v1/logs", n.logs)
+	mux.HandleFunc("POST /v1/applogs", n.appLogs)
 	return mux
 }
 

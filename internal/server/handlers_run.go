@@ -5,8 +5,6 @@ import (
 	"database/sql"
 	"fmt"
 	"strings"
-	"sync"
-	"time"
 
 	"github.com/bulwark-paas/bulwark"
 	"github.com/bulwark-paas/bulwark/client"
@@ -194,75 +192,18 @@ func (s *Server) watch(ctx context.Context, _ access.Actor, in *operationIn) (fu
 	}, nil
 }
 
-// logs merges the logs of an app's instances; lines of several instances come in the order in which they arrive.
+// logs passes an app's log on.
 func (s *Server) logs(ctx context.Context, _ access.Actor, in *logsIn) (func(context.Context, func(any) error), error) {
 	a, err := app.ByName(ctx, s.db.Reader(), in.App)
 	if err != nil {
 		return nil, err
 	}
 	return func(ctx context.Context, send func(any) error) {
-		m := &merge{server: s, app: a, in: in, send: send, have: map[bulwark.InstanceID]bool{}}
-		m.run(ctx)
+		err := nodeapi.Stream(ctx, s.node, "applogs", nodeapi.AppLogs{App: a.ID, Tail: in.Tail, Follow: in.Follow}, func(l nodeapi.AppLogLine) error {
+			return send(client.LogLine{At: l.At, Instance: l.Name, Text: l.Text})
+		})
+		if err != nil && ctx.Err() == nil {
+			s.log.Debug("a log was not read to its end", "app", a.Name, "error", err)
+		}
 	}, nil
-}
-
-// merge follows the logs of all instances of an app.
-type merge struct {
-	server *Server
-	app    *app.App
-	in     *logsIn
-	mu     sync.Mutex // guards send
-	send   func(any) error
-	have   map[bulwark.InstanceID]bool
-}
-
-func (m *merge) run(ctx context.Context) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	tail := m.in.Tail
-	for {
-		changed := m.server.instances.Changed()
-		rows, err := instance.Rows(ctx, m.server.db.Reader(), m.app.ID)
-		if err != nil {
-			return
-		}
-		for _, r := range rows {
-			if m.have[r.ID] {
-				continue
-			}
-			if _, ok := m.server.instances.State(r.ID); !ok {
-				continue
-			}
-			m.have[r.ID] = true
-			wg.Go(func() { m.follow(ctx, cancel, r, tail) })
-		}
-		if !m.in.Follow {
-			wg.Wait()
-			return
-		}
-		tail = 0 // what starts from now on is shown whole
-		select {
-		case <-ctx.Done():
-			return
-		case <-changed:
-		case <-time.After(2 * time.Second):
-		}
-	}
-}
-
-func (m *merge) follow(ctx context.Context, cancel context.CancelFunc, r instance.Row, tail int) {
-	err := nodeapi.Stream(ctx, m.server.node, "logs", nodeapi.Logs{Instance: r.ID, Tail: tail, Follow: m.in.Follow}, func(l nodeapi.LogLine) error {
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		if err := m.send(client.LogLine{Instance: r.Name(), Text: l.Text}); err != nil {
-			cancel() // who asked is gone
-			return err
-		}
-		return nil
-	})
-	if err != nil && ctx.Err() == nil {
-		m.server.log.Debug("a log cannot be read", "instance", r.ID, "error", err)
-	}
 }

@@ -57,7 +57,7 @@ func (d *Driver) linux(s driver.Spec) *specs.Linux {
 		UIDMappings: id,
 		GIDMappings: id,
 		CgroupsPath: d.config.Cgroup + "/" + string(s.Instance),
-		Sysctl:      map[string]string{
+		Sysctl: map[string]string{
 			"net.ipv4.ip_unprivileged_port_start": "0",
 			"net.ipv6.conf.all.disable_ipv6":      "1", // the router carries IPv4; a link-local address would lead nowhere
 			"net.ipv6.conf.default.disable_ipv6":  "1",

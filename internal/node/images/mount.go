@@ -31,8 +31,11 @@ func (s *Store) Mount(ctx context.Context, layers []ledger.Layer, p Platform, ui
 	if err := files.Dir(target, 0o711, 0); err != nil {
 		return err
 	}
-	work, err := os.MkdirTemp(filepath.Join(s.config.Dir, "tmp"), "mount-")
-	if err != nil {
+	work := s.work(target)
+	if err := errors.Join(cleanUp(work), os.RemoveAll(work)); err != nil { // of an attempt that was cut off
+		return err
+	}
+	if err := os.MkdirAll(work, 0o700); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, cleanUp(work)) }()
@@ -117,6 +120,9 @@ func overlay(lower []string, target string) error {
 // cleanUp detaches the mounts that went into an overlay: it holds its own references.
 func cleanUp(work string) error {
 	entries, err := os.ReadDir(work)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -169,15 +175,20 @@ func (p Platform) write(top string) error {
 	})
 }
 
+// work is where the parts of an overlay are put together. The platform's layer stays there as long as the overlay.
+func (s *Store) work(target string) string {
+	return filepath.Join(s.config.Dir, "tmp", "mount-"+filepath.Base(target))
+}
+
 // Unmount takes an image apart.
-func Unmount(target string) error {
+func (s *Store) Unmount(target string) error {
 	if err := unix.Unmount(target, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && err != unix.EINVAL && err != unix.ENOENT {
 		return fmt.Errorf("images: %w", err)
 	}
 	if err := os.Remove(target); err != nil && !os.IsNotExist(err) {
 		return fmt.Errorf("images: %w", err)
 	}
-	return nil
+	return os.RemoveAll(s.work(target))
 }
 
 // Mounted tells whether something is mounted at target.

@@ -105,6 +105,7 @@ type Start struct {
 	Bundle   statement.Bundle    `json:"bundle"`
 	Instance bulwark.InstanceID  `json:"instance"`
 	Process  bulwark.ProcessType `json:"process"`
+	Index    int                 `json:"index,omitempty"` // the number in its name, for people
 }
 
 // Instance is the state of an instance as the node sees it.
@@ -170,6 +171,20 @@ type Logs struct {
 	Follow   bool               `json:"follow,omitempty"`
 	// UntilEnd has a following reader stop when the instance has ended.
 	UntilEnd bool `json:"until_end,omitempty"`
+}
+
+// AppLogs asks for the log of an app: the last Tail lines, 0 for all that is kept, and new ones if Follow is set.
+type AppLogs struct {
+	App    bulwark.AppID `json:"app"`
+	Tail   int           `json:"tail,omitempty"`
+	Follow bool          `json:"follow,omitempty"`
+}
+
+// AppLogLine is one line of it.
+type AppLogLine struct {
+	At   time.Time `json:"at"`
+	Name string    `json:"name"` // "web.1"
+	Text string    `json:"text"`
 }
 
 // LogLine is one line of an app's log.
