@@ -26,6 +26,7 @@ type dialer struct {
 
 	mu      sync.Mutex
 	conn    *fdpass.Conn  // nil while dial is away
+	since   time.Time     // when it came
 	arrived chan struct{} // closed when conn is there
 	pending map[uint64]waiting
 	next    uint64
@@ -104,7 +105,7 @@ func (d *dialer) welcome(conn *fdpass.Conn) bool {
 	if d.conn == nil {
 		close(d.arrived)
 	}
-	d.conn = conn
+	d.conn, d.since = conn, time.Now()
 	return true
 }
 
@@ -167,10 +168,39 @@ func (d *dialer) leave() {
 	}
 }
 
-// connect returns a new connection to the instance, for a request to host.
+// Dial knows nothing when it begins: the node tells it all there is within a part of a second. Until settleTime has
+// passed, "unknown" means "not told yet", and it is asked again.
+const (
+	settleTime = 3 * time.Second
+	settleStep = 20 * time.Millisecond
+)
+
+// connect returns a new connection to the instance, for a request to host. While dial is being replaced it waits.
 func (d *dialer) connect(ctx context.Context, id bulwark.InstanceID, host bulwark.HostName) (net.Conn, bulwark.DialError) {
 	ctx, cancel := context.WithTimeout(ctx, connectTime)
 	defer cancel()
+	for {
+		conn, why := d.once(ctx, id, host)
+		if why != dialAway && (why != bulwark.DialUnknown || !d.settling()) {
+			return conn, why
+		}
+		select {
+		case <-ctx.Done():
+			return nil, why
+		case <-time.After(settleStep):
+		}
+	}
+}
+
+// settling tells that dial has come a short while ago.
+func (d *dialer) settling() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.conn == nil || time.Since(d.since) < settleTime
+}
+
+// once asks dial for a connection one time.
+func (d *dialer) once(ctx context.Context, id bulwark.InstanceID, host bulwark.HostName) (net.Conn, bulwark.DialError) {
 	n, answer, why := d.ask(ctx, id, host)
 	if why != "" {
 		return nil, why

@@ -12,6 +12,7 @@ package edge
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -90,6 +91,8 @@ type edge struct {
 	requests atomic.Uint64
 	upgraded sync.WaitGroup // hijacked connections, which http.Server does not count
 	closing  context.Context
+	// httpsPort is what the address of a redirect has behind the host: ":8443", or nothing for the usual port.
+	httpsPort string
 }
 
 // Run serves until ctx ends, lets the requests that are under way finish, and returns nil then.
@@ -102,6 +105,9 @@ func Run(ctx context.Context, cfg Config) error {
 	defer cancel()
 	e := &edge{cfg: cfg, dialer: newDialer(cfg.Logger), log: newAccessLog(cfg.AccessLog), headers: newDefaultHeaders(),
 		store: newStore(cfg.Keeper), closing: inner}
+	if a, ok := cfg.HTTPS.Addr().(*net.TCPAddr); ok && a.Port != 443 {
+		e.httpsPort = fmt.Sprintf(":%d", a.Port)
+	}
 	e.tables = newTables(e.dialer)
 	e.certs = newCertStore()
 	e.restore()

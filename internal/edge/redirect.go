@@ -2,8 +2,6 @@ package edge
 
 import (
 	"net/http"
-
-	"github.com/bulwark-paas/bulwark"
 )
 
 // redirectServer answers on the plain port: it sends every known host to HTTPS and forwards nothing.
@@ -22,7 +20,7 @@ func (e *edge) redirect(w http.ResponseWriter, r *http.Request) {
 		pageBadRequest.write(w, &e.headers, "")
 		return
 	}
-	if e.tables.route(bulwark.HostName(host)) == nil {
+	if e.tables.route(host) == nil {
 		pageNoRoute.write(w, &e.headers, "")
 		return
 	}
@@ -30,7 +28,7 @@ func (e *edge) redirect(w http.ResponseWriter, r *http.Request) {
 	e.headers.addTo(h)
 	delete(h, "Strict-Transport-Security") // means nothing here, and must not be sent, by RFC 6797
 	h["Content-Length"] = []string{"0"}
-	h["Location"] = []string{"https://" + string(host) + path}
+	h["Location"] = []string{"https://" + string(host) + e.httpsPort + path}
 	status := http.StatusPermanentRedirect // keeps method and body
 	if r.Method == "GET" || r.Method == "HEAD" {
 		status = http.StatusMovedPermanently

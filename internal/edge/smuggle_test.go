@@ -182,7 +182,7 @@ func TestAmbiguousRequestsNeverReachTheApp(t *testing.T) {
 
 var (
 	requestLine = regexp.MustCompile(`^[A-Z-]+ /[\x21\x22\x24-\x7e]* HTTP/1\.1$`)
-	headerLine  = regexp.MustCompile("^[A-Za-z0-9-]+: [^\\x00-\\x08\\x0a-\\x1f\\x7f]*$")
+	headerLine  = regexp.MustCompile(`^[A-Za-z0-9-]+: [^\x00-\x08\x0a-\x1f\x7f]*$`)
 )
 
 // strictly reads a stream of requests; it returns how many are whole and how many bytes they are. What follows may be

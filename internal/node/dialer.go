@@ -73,7 +73,7 @@ func (d *dialer) connect(ctx context.Context) error {
 
 // keep notices a dial that was replaced, and tells the new one all.
 func (d *dialer) keep(ctx context.Context) {
-	tick := time.NewTicker(500 * time.Millisecond)
+	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	for {
 		select {
