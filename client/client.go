@@ -113,6 +113,11 @@ func (c *Client) do(ctx context.Context, method, path string, in any) (*http.Res
 	if in != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
+	return c.send(ctx, req)
+}
+
+// send makes a request and turns a failure, of the connection or of the server, into one for people.
+func (c *Client) send(ctx context.Context, req *http.Request) (*http.Response, error) {
 	res, err := c.http.Do(req)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -125,7 +130,7 @@ func (c *Client) do(ctx context.Context, method, path string, in any) (*http.Res
 		return nil, bulwark.Fail(bulwark.KindUnavailable, "The server does not answer at "+c.base+".",
 			"Check the address, and on the machine bulwark status.", err)
 	}
-	if res.StatusCode/100 == 2 {
+	if res.StatusCode/100 == 2 || res.StatusCode == http.StatusSwitchingProtocols {
 		return res, nil
 	}
 	defer res.Body.Close()

@@ -19,7 +19,7 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	// The libraries' warnings (such as that the output's file system has no fs-verity) are not worth a line a build.
-	log.SetLevel("error")
+	_ = log.SetLevel("error")
 	code := builder.Run(ctx, builder.Config{
 		Buildkitd: "/usr/local/bin/buildkitd",
 		Runc:      "/usr/local/bin/buildkit-runc",

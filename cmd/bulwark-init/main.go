@@ -108,14 +108,17 @@ func run(argv, env []string) int {
 	if err != nil {
 		fail(exitNotFound, "the command %q is not in the image; look at its Procfile line", argv[0])
 	}
-	signals := make(chan os.Signal, 64)
-	signal.Notify(signals)
 	attr := &os.ProcAttr{Env: env, Files: []*os.File{os.Stdin, os.Stdout, os.Stderr}, Sys: &syscall.SysProcAttr{}}
 	if os.Getenv("BULWARK_TERMINAL") != "" {
+		if err := leaveTerminal(); err != nil {
+			fail(exitPlatform, "the terminal cannot be handed over: %v", err)
+		}
 		attr.Sys.Setsid, attr.Sys.Setctty = true, true
 	} else {
 		attr.Sys.Setpgid = true // so that a signal reaches every process of a pipeline
 	}
+	signals := make(chan os.Signal, 64)
+	signal.Notify(signals)
 	p, err := os.StartProcess(path, argv, attr)
 	if err != nil {
 		fail(exitNotExec, "the command %q cannot be executed: %v", argv[0], err)
@@ -134,6 +137,17 @@ func run(argv, env []string) int {
 		}
 	}
 	return exitPlatform
+}
+
+// leaveTerminal gives up the terminal that the runtime made this process's own, so that the command can have it in a
+// session of its own: as the leader of that session it is sent what the terminal's keys stand for, and cannot be suspended
+// for ever with nobody to continue it. Giving it up sends a SIGHUP to its foreground, which is this process.
+func leaveTerminal() error {
+	signal.Ignore(syscall.SIGHUP)
+	if _, _, errno := syscall.Syscall(syscall.SYS_IOCTL, 0, syscall.TIOCNOTTY, 0); errno != 0 && errno != syscall.ENOTTY {
+		return errno
+	}
+	return nil
 }
 
 // reap collects every child that ended and tells whether the app's own process was among them.

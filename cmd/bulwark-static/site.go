@@ -142,6 +142,6 @@ func (s *site) notFound(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "no-cache")
 	w.WriteHeader(http.StatusNotFound)
 	if r.Method == http.MethodGet {
-		io.Copy(w, f)
+		_, _ = io.Copy(w, f) // the reader is gone, or the file is
 	}
 }

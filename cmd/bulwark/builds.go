@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -42,8 +43,13 @@ func (c *cli) listBuilds(ctx context.Context, _ []string) error {
 	})
 }
 
-// short cuts a commit's name for people.
-func short(commit string) string { return commit[:min(8, len(commit))] }
+// short cuts the name of what was built for people: of a commit its first digits, of a deploy "folder …" or "image …".
+func short(source string) string {
+	if words := strings.Fields(source); len(words) > 1 && (words[0] == "folder" || words[0] == "image") {
+		return words[0] + " " + words[1]
+	}
+	return source[:min(8, len(source))]
+}
 
 // took says how long a build ran.
 func took(b client.Build) string {

@@ -131,14 +131,20 @@ func (e evidence) source(out *chain, signed document, p *statement.Provenance, n
 		out.add(name, "", "", fmt.Errorf("what was signed deploys nothing"))
 		return
 	}
-	what := string(d.Tree) + string(d.Image) // one of them is set
-	err := fmt.Errorf("the node used another source than the %s that was signed", what)
-	for kind, digest := range measured {
-		if digest != "" && (digest == what || kind+":"+digest == what || kind == "tree" && digest == d.Tree.Hex()) {
-			err = nil
+	detail, kind := "folder "+d.Source(), statement.BuildType
+	if d.Image != "" {
+		detail, kind = "image archive "+d.Source()+", imported: it was not built here", statement.ImportType
+	}
+	err := d.Check()
+	for digest, want := range d.Material().Digest {
+		if err == nil && measured[digest] != want {
+			err = fmt.Errorf("the node used another source than the %s that was signed", d.Source())
 		}
 	}
-	out.add(name, linkHolds, "deployed "+what, err)
+	if got := p.Predicate.BuildDefinition.BuildType; err == nil && got != kind {
+		err = fmt.Errorf("the provenance is of the type %s, not %s", got, kind)
+	}
+	out.add(name, linkHolds, detail, err)
 }
 
 func orNone(s string) string {

@@ -30,6 +30,7 @@ type forge struct {
 	provenance statement.Provenance
 	release    statement.Release
 	running    statement.Running
+	deploy     *statement.Statement // if set, the release's cause in place of the push
 	rollback   *statement.Statement // if set, the release's cause; the push is its origin
 
 	// What is exchanged after everything was signed.
@@ -94,6 +95,12 @@ func (f *forge) sign(t *testing.T) evidence {
 		origin.Digest = bulwark.Sum(push)
 	}
 	b := statement.Bundle{Cause: push}
+	if f.deploy != nil {
+		b.Cause = must(statement.Seal(statement.PayloadType, f.deploy, f.device))
+		cause := statement.Cause{Kind: statement.KindDeploy, Person: f.release.Cause.Person, Digest: bulwark.Sum(b.Cause),
+			Key: statement.NewKey(f.device.Public().(ed25519.PublicKey)).Fingerprint}
+		f.release.Cause, *origin = cause, cause
+	}
 	if f.rollback != nil {
 		b.Origin, b.Cause = push, must(statement.Seal(statement.PayloadType, f.rollback, f.device))
 		f.release.Cause.Kind, f.release.Cause.Key = statement.KindRollback, statement.NewKey(f.device.Public().(ed25519.PublicKey)).Fingerprint

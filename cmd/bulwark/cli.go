@@ -27,7 +27,7 @@ func userCommands(e *env) []*cobra.Command {
 		c.loginCommand(), c.logoutCommand(), c.whoamiCommand(), c.keysCommand(),
 		c.appsCommand(), c.gitCommand(), c.openCommand(),
 		c.configCommand(), c.buildSecretsCommand(),
-		c.psCommand(), c.logsCommand(), c.releasesCommand(), c.rollbackCommand(), c.buildsCommand(),
+		c.psCommand(), c.logsCommand(), c.runCommand(), c.deployCommand(), c.releasesCommand(), c.rollbackCommand(), c.buildsCommand(),
 		c.domainsCommand(), c.egressCommand(),
 		c.verifyCommand(), c.statusCommand(), c.versionCommand(),
 	}
@@ -170,13 +170,13 @@ func (c *cli) onApp(ctx context.Context) (*session, bulwark.AppName, error) {
 	if err != nil {
 		return nil, "", err
 	}
-	name, host, err := c.appName(ctx)
+	name, host, port, err := c.appName(ctx)
 	if err != nil {
 		return nil, "", err
 	}
 	wanted := c.server
 	if wanted == "" && host != "" {
-		wanted = st.byHost(host)
+		wanted = st.byGit(host, port)
 	}
 	srv, err := st.choose(wanted)
 	if err != nil {
@@ -186,22 +186,22 @@ func (c *cli) onApp(ctx context.Context) (*session, bulwark.AppName, error) {
 	return s, name, err
 }
 
-// appName is the name that was given, or that of the git remote here, then with the remote's host.
-func (c *cli) appName(ctx context.Context) (name bulwark.AppName, host string, err error) {
+// appName is the name that was given, or that of the git remote here, then with the remote's host and port.
+func (c *cli) appName(ctx context.Context) (name bulwark.AppName, host, port string, err error) {
 	if c.app != "" {
 		name, err = bulwark.ParseAppName(c.app)
-		return name, "", usage(err)
+		return name, "", "", usage(err)
 	}
 	remote, err := c.gitRemote(ctx)
 	if err != nil || remote == "" {
-		return "", "", misuse("Which app? None was named, and there is no git remote named bulwark here.",
+		return "", "", "", misuse("Which app? None was named, and there is no git remote named bulwark here.",
 			"Give it with --app NAME, or run the command inside the app's git repository.")
 	}
 	addr, err := parseGitURL(remote)
 	if err != nil {
-		return "", "", err
+		return "", "", "", err
 	}
-	return addr.app, addr.host, nil
+	return addr.app, addr.host, addr.port, nil
 }
 
 // info asks the server for the node's word on itself and verifies it with the key that was pinned at sign-in.

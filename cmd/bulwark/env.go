@@ -2,6 +2,7 @@ package main
 
 import (
 	"io"
+	"os"
 	"time"
 )
 
@@ -27,6 +28,11 @@ type env struct {
 	secret func() ([]byte, error)
 	// show makes the terminal show what is typed again, after a secret was left unread; nil if there is no terminal.
 	show func()
+
+	// screen is the terminal that the person sits at; nil unless stdin and stdout are one.
+	screen *screen
+	// signals has signals of the kinds sent to a channel until stop is called; nil if there are none to be had.
+	signals func(kinds ...os.Signal) (got <-chan os.Signal, stop func())
 
 	version string // of this program
 }

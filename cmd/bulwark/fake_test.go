@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"io"
 	"math/big"
 	"net"
 	"net/http"
@@ -30,6 +31,7 @@ import (
 	"github.com/bulwark-paas/bulwark/internal/node/ledger"
 	"github.com/bulwark-paas/bulwark/internal/seal"
 	"github.com/bulwark-paas/bulwark/internal/source/pushnonce"
+	"github.com/bulwark-paas/bulwark/internal/source/tree"
 	"github.com/bulwark-paas/bulwark/internal/statement"
 )
 
@@ -50,6 +52,7 @@ type fake struct {
 	running statement.Running // of the last push
 	forge   string            // what to spoil in a proof
 	cut     bool              // break the next stream of events off in the middle
+	uploads map[string]string // what was sent, by digest
 	hung    chan struct{}     // if set, streams of events never end; closed when one hangs
 }
 
@@ -63,7 +66,7 @@ type fakeApp struct {
 }
 
 func newFake(dir string) (*fake, error) {
-	f := &fake{apps: map[bulwark.AppName]*fakeApp{}, events: map[bulwark.OperationID][]client.Event{}}
+	f := &fake{apps: map[bulwark.AppName]*fakeApp{}, events: map[bulwark.OperationID][]client.Event{}, uploads: map[string]string{}}
 	var err error
 	if _, f.key, err = ed25519.GenerateKey(rand.Reader); err != nil {
 		return nil, err
@@ -163,6 +166,7 @@ func (f *fake) routes() http.Handler {
 		return struct{}{}, err
 	}))
 	mux.HandleFunc("POST /v1/apps/{app}/changes", f.mine(f.change))
+	mux.HandleFunc("PUT /v1/apps/{app}/sources", f.mine(f.upload))
 	mux.HandleFunc("POST /v1/apps/{app}/settings", f.mine(f.setting))
 	f.reads(mux)
 	return mux
@@ -311,6 +315,9 @@ func (f *fake) change(r *http.Request, a *fakeApp) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if rec.Kind == statement.KindDeploy {
+		return f.deploy(a, rec)
+	}
 	if rec.Config != nil {
 		var b statement.ConfigSet
 		if err := json.Unmarshal(rec.Body, &b); err != nil {
@@ -434,17 +441,58 @@ func (f *fake) push(name bulwark.AppName, sshKey, commit string) error {
 	if err != nil {
 		return err
 	}
-	image := bulwark.Sum([]byte(commit))
-	p := statement.Provenance{Type: statement.InTotoType, PredicateType: statement.SLSAType, Subject: []statement.Subject{{Name: string(name), Digest: map[string]string{"sha256": image.Hex()}}}}
-	p.Predicate.BuildDefinition = statement.BuildDefinition{BuildType: statement.BuildType,
-		ExternalParameters: statement.ExternalParameters{Node: f.ledger.Node(), App: a.ID, Name: name,
-			Cause: statement.Cause{Kind: rec.Kind, Person: rec.Person, Key: rec.Key, Digest: rec.Digest}},
-		ResolvedDependencies: []statement.Resource{{Digest: map[string]string{"gitCommit": commit}}}}
-	p.Predicate.RunDetails = statement.RunDetails{Builder: statement.Builder{ID: "https://bulwark.dev/builder/v1"}, Metadata: statement.Metadata{InvocationID: "bld_x"}}
-	if _, err := f.ledger.Admit(ctx, bulwark.NewBuildID(), rec.Digest, &p); err != nil {
+	if err := f.admit(a, rec, statement.Resource{Digest: map[string]string{"gitCommit": commit}}, statement.BuildType); err != nil {
 		return err
 	}
 	a.reached = []client.Reached{{Host: "proxy.example.org", Port: 443, Allowed: true, Count: 3, Bytes: 4096}, {Host: "evil.example", Port: 80, Count: 1, Reason: "not on the list"}}
 	_, err = f.release(a, rec.Digest, "push")
 	return err
+}
+
+// admit does what a build leads to, as far as the ledger sees it.
+func (f *fake) admit(a *fakeApp, rec *ledger.Receipt, from statement.Resource, kind string) error {
+	image := bulwark.Sum([]byte(rec.Digest))
+	p := statement.Provenance{Type: statement.InTotoType, PredicateType: statement.SLSAType, Subject: []statement.Subject{{Name: string(a.Name), Digest: map[string]string{"sha256": image.Hex()}}}}
+	p.Predicate.BuildDefinition = statement.BuildDefinition{BuildType: kind,
+		ExternalParameters: statement.ExternalParameters{Node: f.ledger.Node(), App: a.ID, Name: a.Name,
+			Cause: statement.Cause{Kind: rec.Kind, Person: rec.Person, Key: rec.Key, Digest: rec.Digest}},
+		ResolvedDependencies: []statement.Resource{from}}
+	p.Predicate.RunDetails = statement.RunDetails{Builder: statement.Builder{ID: "https://bulwark.dev/builder/v1"}, Metadata: statement.Metadata{InvocationID: "bld_x"}}
+	_, err := f.ledger.Admit(context.Background(), bulwark.NewBuildID(), rec.Digest, &p)
+	return err
+}
+
+// upload takes what is to be deployed, and measures it as the server does.
+func (f *fake) upload(r *http.Request, _ *fakeApp) (any, error) {
+	var text strings.Builder
+	digest, err := tree.Check(io.TeeReader(r.Body, &text), tree.DefaultLimits)
+	want := r.URL.Query().Get("digest")
+	if strings.HasPrefix(want, "sha256:") {
+		if _, err = io.Copy(&text, r.Body); err == nil {
+			digest = statement.TreeDigest(bulwark.Sum([]byte(text.String())))
+		}
+	}
+	if err != nil || string(digest) != want || r.ContentLength != int64(text.Len()) {
+		return nil, bulwark.Failf(bulwark.KindInvalid, "The upload is %s with %d of %d bytes: %v", digest, text.Len(), r.ContentLength, err)
+	}
+	f.uploads[want] = text.String()
+	return struct{}{}, nil
+}
+
+func (f *fake) deploy(a *fakeApp, rec *ledger.Receipt) (any, error) {
+	var d statement.Deploy
+	if err := json.Unmarshal(rec.Body, &d); err != nil {
+		return nil, err
+	}
+	if _, ok := f.uploads[d.Source()]; !ok {
+		return nil, bulwark.Failf(bulwark.KindConflict, "It was not sent.")
+	}
+	kind := statement.BuildType
+	if d.Image != "" {
+		kind = statement.ImportType
+	}
+	if err := f.admit(a, rec, d.Material(), kind); err != nil {
+		return nil, err
+	}
+	return f.release(a, rec.Digest, strings.TrimSpace(string(rec.Kind)+" "+d.Message))
 }

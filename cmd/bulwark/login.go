@@ -162,7 +162,7 @@ func (c *cli) token(ctx context.Context, given string) (ed25519.PublicKey, []byt
 // serverOf is what is kept of a server, with what was kept of it before.
 func serverOf(address string, info *statement.Info, st *store) server {
 	old, _ := st.find(address)
-	return server{URL: address, CA: string(info.CA), Node: info.Node, Key: info.Key, Domain: info.Domain, Device: old.Device, SSH: old.SSH}
+	return server{URL: address, CA: string(info.CA), Node: info.Node, Key: info.Key, Domain: info.Domain, Git: info.Ports.SSH, Device: old.Device, SSH: old.SSH}
 }
 
 // deviceSession opens a session with the device key of a server: the one that is kept for it, else that of this machine,

@@ -7,6 +7,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/signal"
 	"runtime/debug"
@@ -22,7 +23,7 @@ func main() {
 	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the process at once
 	e, err := processEnv()
 	if err != nil {
-		os.Stderr.WriteString(" !    " + err.Error() + "\n")
+		fmt.Fprintln(os.Stderr, " !    "+err.Error())
 		os.Exit(exitFailure)
 	}
 	os.Exit(execute(ctx, e, newRoot(e, append(userCommands(e), operatorCommands(e)...)...), os.Args[1:]))
@@ -52,7 +53,26 @@ func processEnv() (*env, error) {
 			e.show = func() { _ = term.Restore(fd, state) } // the process ends here, there is nothing better to do
 		}
 	}
+	if e.stdinTTY && e.stdoutTTY {
+		e.screen = newScreen(int(os.Stdin.Fd()), int(os.Stdout.Fd()))
+	}
+	e.signals = func(kinds ...os.Signal) (<-chan os.Signal, func()) {
+		got := make(chan os.Signal, 8)
+		signal.Notify(got, kinds...)
+		return got, func() { signal.Stop(got) }
+	}
 	return e, nil
+}
+
+// newScreen is the terminal on two descriptors.
+func newScreen(in, out int) *screen {
+	return &screen{
+		size: func() (columns, rows int, err error) { return term.GetSize(out) },
+		raw: func() (func(), error) {
+			state, err := term.MakeRaw(in)
+			return func() { _ = term.Restore(in, state) }, err // a terminal that is gone needs no restoring
+		},
+	}
 }
 
 // version is what the Go tool recorded of the source.

@@ -112,6 +112,9 @@ func (c *child) unixListener(name string) (*net.UnixListener, error) {
 }
 
 func runNode(ctx context.Context, c *child) error {
+	// What git and the builder's programs write is for the app's users to read; the node's own folder lets nobody in,
+	// and its keys have modes of their own.
+	syscall.Umask(0o022)
 	i := c.inst
 	verbs, err := c.listener("verbs")
 	if err != nil {

@@ -46,6 +46,9 @@ hardened instances and serves it over HTTPS. What changes an app is signed on th
 func execute(ctx context.Context, e *env, root *cobra.Command, args []string) int {
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
+	if ended, ok := errors.AsType[*exitError](err); ok {
+		return ended.code
+	}
 	switch {
 	case err == nil:
 		return exitOK

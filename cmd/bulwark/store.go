@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -31,6 +32,7 @@ type server struct {
 	Node   string           `json:"node"` // fingerprint of Key
 	Key    []byte           `json:"key"`  // PKIX: the node's
 	Domain bulwark.HostName `json:"domain"`
+	Git    uint16           `json:"git_port,omitempty"` // of the git server
 	Person bulwark.PersonID `json:"person,omitempty"`
 	Device string           `json:"device"`            // name of the file with the device key, beside this one
 	SSH    string           `json:"ssh_key,omitempty"` // path of the public key that was registered at sign-in
@@ -183,11 +185,11 @@ func (st *store) choose(address string) (server, error) {
 	return server{}, bulwark.Fail(bulwark.KindUnauthorized, "You are not signed in at "+normal+".", "Sign in with bulwark login "+normal+".", nil)
 }
 
-// byHost returns the address of the server whose git host is host, "" if there is none or more than one.
-func (st *store) byHost(host string) string {
+// byGit returns the address of the server whose git server is at host and port, "" if there is none or more than one.
+func (st *store) byGit(host, port string) string {
 	var found string
 	for _, s := range st.file.Servers {
-		if !s.owns(host) {
+		if !s.owns(host) || port != "" && s.Git != 0 && port != strconv.Itoa(int(s.Git)) {
 			continue
 		}
 		if found != "" {

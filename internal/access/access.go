@@ -26,6 +26,8 @@ const (
 	ScaleApp      Action = "app.scale"
 	DestroyApp    Action = "app.destroy"
 	RevealConfig  Action = "config.reveal"
+	RunApp        Action = "app.run"
+	RunCron       Action = "cron.run"
 	CancelBuild   Action = "build.cancel"
 	ReadOperation Action = "operation.read"
 )

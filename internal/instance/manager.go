@@ -149,8 +149,8 @@ func (m *Manager) reconcile(ctx context.Context, wg *sync.WaitGroup) {
 	}
 	m.mu.Lock()
 	var strays []bulwark.InstanceID
-	for id := range m.seen {
-		if !have[id] {
+	for id, i := range m.seen {
+		if !have[id] && i.Kind == "" { // what runs once has no row here: see once.go
 			strays = append(strays, id)
 		}
 	}

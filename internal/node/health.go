@@ -26,6 +26,10 @@ const (
 // watch follows an instance from its start to its end: it decides when it is healthy, tells dial, and notices when it
 // stops answering.
 func (n *instances) watch(ctx context.Context, i *instance) {
+	if i.Kind != "" {
+		n.watchOnce(ctx, i)
+		return
+	}
 	if i.Phase.Over() {
 		return
 	}

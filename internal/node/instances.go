@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -52,10 +53,15 @@ type instances struct {
 	log     *slog.Logger
 	mu      sync.Mutex // guards all and watch
 	all     map[bulwark.InstanceID]*instance
+	halting atomic.Bool // the platform is being stopped: nothing starts any more
 	// starting counts the starts under way by release; guarded by mu.
 	starting map[string]int
-	mounts   sync.Mutex // one image is put together at a time
-	changed  broadcast
+	// early holds the ends that were told of before the start was through; guarded by mu.
+	early map[bulwark.InstanceID]driver.Exit
+	// numbers are those of the one-off instances that are being started or are attached; guarded by mu.
+	numbers map[bulwark.AppID]map[int]bool
+	mounts  sync.Mutex // one image is put together at a time
+	changed broadcast
 }
 
 // instance is what the node knows of one.
@@ -67,6 +73,8 @@ type instance struct {
 	port    uint16
 	health  string
 	netns   *os.File
+	until   time.Time          // when it is ended at the latest; zero for a service
+	amend   func(*driver.Spec) // what is special about how it starts; may be nil
 	stop    context.CancelFunc // ends the watch
 	gone    chan struct{}      // closed when the process ended
 	// collected is closed when all of its output is in the app's log.
@@ -77,12 +85,16 @@ type instance struct {
 type dirs struct {
 	rootfs string // mounted images, one directory per release
 	init   string // config sockets
+	fifos  string // the engine's ends of terminals
 	bin    string // bulwark-init
 	logs   string // one log per instance
 }
 
 // start starts an instance of a release: nothing is taken from the caller but the bundle, which is verified in whole.
 func (n *instances) start(ctx context.Context, in nodeapi.Start) (*nodeapi.Instance, error) {
+	if n.halting.Load() {
+		return nil, bulwark.Failf(bulwark.KindUnavailable, "The platform is being stopped.")
+	}
 	n.mu.Lock()
 	if have, ok := n.all[in.Instance]; ok {
 		n.mu.Unlock()
@@ -95,10 +107,26 @@ func (n *instances) start(ctx context.Context, in nodeapi.Start) (*nodeapi.Insta
 	}
 	r := launch.Release
 	command, ok := r.Plan.Processes[in.Process]
+	if in.Job {
+		command, ok = job(r, in.Process)
+	}
 	if !ok {
 		return nil, bulwark.Fail(bulwark.KindInvalid, fmt.Sprintf("Release v%d of %s has no process type %s.", r.Generation, r.Name, in.Process),
 			"See bulwark ps for those it has.", nil)
 	}
+	i, err := n.bring(ctx, in, launch, command, nil)
+	if err != nil {
+		return nil, err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	out := i.Instance
+	return &out, nil
+}
+
+// bring starts a command in an instance of a verified release; special, if not nil, has the last word on the instance.
+func (n *instances) bring(ctx context.Context, in nodeapi.Start, launch *ledger.Launch, command bulwark.Command, special func(*instance)) (*instance, error) {
+	r := launch.Release
 	layers, config, err := n.images.Verify(ctx, r.Image)
 	if err != nil {
 		return nil, err
@@ -113,13 +141,15 @@ func (n *instances) start(ctx context.Context, in nodeapi.Start) (*nodeapi.Insta
 		return nil, err
 	}
 	i := newInstance(in, launch, address)
+	if special != nil {
+		special(i)
+	}
 	if err := n.run(ctx, i, launch, command, config, rootfs); err != nil {
 		n.router.Release(address)
 		return nil, err
 	}
-	out := i.Instance
 	n.adopt(i)
-	return &out, nil
+	return i, nil
 }
 
 func newInstance(in nodeapi.Start, launch *ledger.Launch, address netip.Addr) *instance {
@@ -135,6 +165,9 @@ func newInstance(in nodeapi.Start, launch *ledger.Launch, address netip.Addr) *i
 		labelApp: string(r.App), labelProcess: string(in.Process), labelGeneration: strconv.FormatUint(r.Generation, 10),
 		labelRelease: string(launch.Digest), labelImage: string(r.Image),
 		labelAddress: address.String(), labelPort: strconv.Itoa(int(i.port)), labelHealth: i.health, labelName: i.name,
+	}
+	if in.Job {
+		i.once(nodeapi.KindJob, string(in.Process), "")
 	}
 	return i
 }
@@ -163,7 +196,7 @@ func (n *instances) run(ctx context.Context, i *instance, launch *ledger.Launch,
 	if dir == "" {
 		dir = config.Dir
 	}
-	pid, err := n.driver.Start(ctx, driver.Spec{
+	spec := driver.Spec{
 		Instance: i.Instance.Instance, Labels: i.labels, Rootfs: rootfs, Dir: dir, UIDBase: uid,
 		Args:     append([]string{"/.bulwark/init", mode}, command.Argv...),
 		Env:      append(append([]string{}, config.Env...), environment(r, i)...),
@@ -173,7 +206,11 @@ func (n *instances) run(ctx context.Context, i *instance, launch *ledger.Launch,
 		Hostname: string(r.Name),
 		LogFile:  n.logFile(i.Instance.Instance),
 		Network:  func(pid int) error { return n.router.Connect(i.Instance.Instance, pid, i.address) },
-	})
+	}
+	if i.amend != nil {
+		i.amend(&spec)
+	}
+	pid, err := n.driver.Start(ctx, spec)
 	if err != nil {
 		return err
 	}
@@ -247,6 +284,9 @@ func (n *instances) begin(r *statement.Release) (end func()) {
 		if n.starting[name]--; n.starting[name] == 0 {
 			delete(n.starting, name)
 		}
+		if len(n.starting) == 0 {
+			clear(n.early) // of what was forgotten, or of nobody's
+		}
 	}
 }
 
@@ -281,7 +321,11 @@ func (n *instances) adopt(i *instance) {
 	i.stop = cancel
 	n.mu.Lock()
 	n.all[i.Instance.Instance] = i
+	end, early := n.early[i.Instance.Instance]
 	n.mu.Unlock()
+	if early {
+		n.ended(end)
+	}
 	n.changed.send()
 	go n.watch(ctx, i)
 	i.collected = make(chan struct{})
@@ -299,8 +343,8 @@ func (n *instances) recover(ctx context.Context) error {
 	}
 	for _, st := range found {
 		i, err := fromLabels(st)
-		if err != nil || st.State == driver.Created {
-			// Nobody was told that it exists: its start was cut off.
+		if err != nil || st.State == driver.Created || i.Kind == nodeapi.KindRun {
+			// Nobody was told that it exists: its start was cut off. Or nobody listens to it any more.
 			if err := n.driver.Remove(ctx, st.Instance); err != nil {
 				return err
 			}
@@ -340,24 +384,29 @@ func fromLabels(st driver.Status) (*instance, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &instance{
+	i := &instance{
 		Instance: nodeapi.Instance{Instance: st.Instance, App: app, Process: process, Generation: generation,
 			Phase: nodeapi.PhaseStarting, Since: time.Now()},
 		labels: st.Labels, address: address, port: uint16(port), health: st.Labels[labelHealth], gone: make(chan struct{}), name: st.Labels[labelName],
-	}, nil
+	}
+	i.onceFromLabels()
+	return i, nil
 }
 
 // ended notes the end of an instance's process.
 func (n *instances) ended(e driver.Exit) {
 	n.mu.Lock()
 	i, ok := n.all[e.Instance]
+	if !ok && len(n.starting) > 0 {
+		n.early[e.Instance] = e // a short command may end before its start is through
+	}
 	if ok && !i.Phase.Over() {
 		i.ExitCode = e.Code
 		if i.Phase == nodeapi.PhaseStopping {
 			i.Reason = "it was stopped"
 		}
 		i.Phase = nodeapi.PhaseExited
-		if i.Reason == "" {
+		if i.Reason == "" && (i.Kind == "" || e.Code != 0) {
 			i.Reason = exitReason(e.Code)
 		}
 		select {

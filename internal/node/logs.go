@@ -102,7 +102,7 @@ func (n *instances) hostsChanged(ctx context.Context, app bulwark.AppID) {
 	n.mu.Lock()
 	var mine []*instance
 	for _, i := range n.all {
-		if i.App == app && i.Phase == nodeapi.PhaseHealthy && i.Process == bulwark.ProcessWeb {
+		if i.App == app && i.Phase == nodeapi.PhaseHealthy && i.Process == bulwark.ProcessWeb && i.Kind == "" {
 			mine = append(mine, i)
 		}
 	}

@@ -29,6 +29,7 @@ import (
 	"github.com/bulwark-paas/bulwark/internal/dial"
 	"github.com/bulwark-paas/bulwark/internal/enrol"
 	"github.com/bulwark-paas/bulwark/internal/instance/containerd"
+	"github.com/bulwark-paas/bulwark/internal/instance/driver"
 	"github.com/bulwark-paas/bulwark/internal/node/applogs"
 	"github.com/bulwark-paas/bulwark/internal/node/files"
 	"github.com/bulwark-paas/bulwark/internal/node/images"
@@ -128,12 +129,15 @@ func open(ctx context.Context, c Config) (*Node, error) {
 
 func (n *Node) openInstances(ctx context.Context, store *images.Store, engine *containerd.Driver) error {
 	c := n.config
-	d := dirs{rootfs: filepath.Join(c.RunDir, "rootfs"), init: filepath.Join(c.RunDir, "init"), logs: c.LogDir,
+	d := dirs{rootfs: filepath.Join(c.RunDir, "rootfs"), init: filepath.Join(c.RunDir, "init"), fifos: filepath.Join(c.RunDir, "fifo"), logs: c.LogDir,
 		bin: filepath.Join(c.Libexec, "bulwark-init")}
 	for _, dir := range []string{d.rootfs, d.init} {
 		if err := files.Dir(dir, 0o711, 0); err != nil {
 			return err
 		}
+	}
+	if err := os.RemoveAll(d.fifos); err != nil { // of streams that ended with the node before this one
+		return err
 	}
 	if err := os.MkdirAll(d.logs, 0o700); err != nil {
 		return err
@@ -159,7 +163,7 @@ func (n *Node) openInstances(ctx context.Context, store *images.Store, engine *c
 	n.instances = &instances{ledger: n.ledger, images: store, applogs: lines, driver: engine, router: router, dirs: d, log: c.Log,
 		dial: &dialer{path: c.Sockets.Dial, log: c.Log, entries: map[bulwark.InstanceID]dial.Entry{}},
 		uid:  func(block uint32) (uint32, error) { return c.Block(1 + (block-1)*blocksPerApp) },
-		all:  map[bulwark.InstanceID]*instance{}, starting: map[string]int{}}
+		all:  map[bulwark.InstanceID]*instance{}, starting: map[string]int{}, early: map[bulwark.InstanceID]driver.Exit{}, numbers: map[bulwark.AppID]map[int]bool{}}
 	sockets, err := router.Sockets()
 	if err != nil {
 		return err
@@ -192,6 +196,16 @@ func (n *Node) openBuilds(ctx context.Context, store *images.Store, engine *cont
 		config: buildConfig{Dir: c.BuildDir, Bases: c.Bases, Programs: filepath.Join(c.Libexec, "builder"), CA: ca, Egress: c.Sockets.Egress,
 			Rootfs: filepath.Join(c.RunDir, "rootfs"), Cgroup: c.Cgroup, Git: git, Unpack: filepath.Join(c.Libexec, "bulwark-unpack"), Toolchains: c.Toolchains,
 			UID: func(block uint32) (uint32, error) { return c.Block(2 + (block-1)*blocksPerApp) }}}
+	// Sources of builds that were cut off; the server brings them again.
+	left, err := filepath.Glob(filepath.Join(c.BuildDir, "bld_*"))
+	if err != nil {
+		return err
+	}
+	for _, dir := range left {
+		if err := os.RemoveAll(dir); err != nil {
+			return err
+		}
+	}
 	// A builder that outlived the node has nobody to report to.
 	ids, err := engine.IDs(ctx)
 	if err != nil {

@@ -57,6 +57,9 @@ func (n *Node) routes() http.Handler {
 			n.instances.hostsChanged(ctx, r.App)
 			n.instances.changed.send() // what depends on rules and hosts looks again
 		}
+		if err == nil && r.Kind == statement.KindAppDestroy {
+			n.instances.endOnce(r.App)
+		}
 		return r, err
 	})
 	verb(n, mux, "nonce", func(ctx context.Context, in nodeapi.Push) (*nodeapi.Nonce, error) {
@@ -105,6 +108,7 @@ func (n *Node) routes() http.Handler {
 		if err := onlyRoot(ctx); err != nil {
 			return nil, err
 		}
+		n.instances.halting.Store(true) // the server would start them again
 		return nil, n.instances.halt(ctx)
 	})
 	verb(n, mux, "build/cancel", func(_ context.Context, in nodeapi.Build) (*struct{}, error) {
@@ -115,6 +119,7 @@ func (n *Node) routes() http.Handler {
 	mux.HandleFunc("POST /v1/build", n.build)
 	mux.HandleFunc("PUT /v1/source", n.source)
 	mux.HandleFunc("POST /v1/logs", n.logs)
+	mux.HandleFunc("POST /v1/run", n.run)
 	mux.HandleFunc("POST /v1/applogs", n.appLogs)
 	return mux
 }
@@ -176,7 +181,7 @@ func (n *Node) promote(ctx context.Context, in nodeapi.Promote) error {
 	if _, web := r.Plan.Processes[bulwark.ProcessWeb]; web {
 		healthy := false
 		for _, i := range n.instances.list() {
-			healthy = healthy || i.App == in.App && i.Generation == in.Generation && i.Phase == nodeapi.PhaseHealthy
+			healthy = healthy || i.App == in.App && i.Generation == in.Generation && i.Phase == nodeapi.PhaseHealthy && i.Kind == ""
 		}
 		if !healthy && !n.scaledToNone(in.App) {
 			return bulwark.Failf(bulwark.KindConflict, "No instance of release v%d is healthy.", in.Generation)
@@ -188,7 +193,7 @@ func (n *Node) promote(ctx context.Context, in nodeapi.Promote) error {
 // scaledToNone: an app without any instance may move on, there is nothing that could be healthy.
 func (n *Node) scaledToNone(app bulwark.AppID) bool {
 	for _, i := range n.instances.list() {
-		if i.App == app {
+		if i.App == app && i.Kind == "" {
 			return false
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"github.com/bulwark-paas/bulwark/client"
 	"github.com/bulwark-paas/bulwark/internal/access"
 	"github.com/bulwark-paas/bulwark/internal/api"
+	"github.com/bulwark-paas/bulwark/internal/source/tree"
 )
 
 // The inputs of the endpoints. Each says what it is about.
@@ -72,6 +73,7 @@ func (s *Server) endpoints(a *api.API) {
 	api.Register(a, api.Op{ID: "get-app", Method: get, Path: "/apps/{app}", Summary: "One app", Action: access.ReadApp}, s.getApp)
 	api.Register(a, api.Op{ID: "destroy-app", Method: post, Path: "/apps/{app}/destroy", Summary: "Destroy an app", Action: access.DestroyApp}, s.destroyApp)
 	api.Register(a, api.Op{ID: "change-app", Method: post, Path: "/apps/{app}/changes", Summary: "Make a release by a statement", Action: access.ChangeApp}, s.change)
+	api.Upload(a, api.Op{ID: "upload-source", Method: http.MethodPut, Path: "/apps/{app}/sources", Summary: "Send what a deploy is made of", Action: access.Deploy}, tree.MaxArchive, s.upload)
 	api.Register(a, api.Op{ID: "set-app", Method: post, Path: "/apps/{app}/settings", Summary: "Change a setting by a statement", Action: access.ChangeApp}, s.setting)
 	api.Register(a, api.Op{ID: "list-releases", Method: get, Path: "/apps/{app}/releases", Summary: "List releases", Action: access.ReadApp}, s.listReleases)
 	api.Register(a, api.Op{ID: "list-builds", Method: get, Path: "/apps/{app}/builds", Summary: "List builds", Action: access.ReadApp}, s.listBuilds)
@@ -83,6 +85,7 @@ func (s *Server) endpoints(a *api.API) {
 	api.Register(a, api.Op{ID: "get-config", Method: get, Path: "/apps/{app}/config", Summary: "Names of config variables", Action: access.ReadApp}, s.getConfig)
 	api.Register(a, api.Op{ID: "reveal-config", Method: post, Path: "/apps/{app}/config/reveal", Summary: "Reveal a value to who signed for it", Action: access.RevealConfig}, s.reveal)
 	api.Register(a, api.Op{ID: "get-proof", Method: get, Path: "/apps/{app}/proof", Summary: "What verifies an app", Action: access.ReadApp}, s.proof)
+	api.Upgrade(a, api.Op{ID: "run-app", Method: post, Path: "/apps/{app}/run", Summary: "Run a command in a one-off instance", Action: access.RunApp}, s.run)
 	api.Stream(a, api.Op{ID: "watch-operation", Method: get, Path: "/apps/{app}/operations/{operation}/events", Summary: "Follow an operation", Action: access.ReadOperation}, s.watch)
 	api.Stream(a, api.Op{ID: "read-logs", Method: get, Path: "/apps/{app}/logs", Summary: "Read logs", Action: access.ReadLogs}, s.logs)
 }

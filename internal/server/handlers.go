@@ -47,11 +47,7 @@ func (s *Server) note(ctx context.Context, actor bulwark.PersonID, action string
 // submit has the node take a statement. The kinds are those that the endpoint is for: the decision that was made for the
 // endpoint covers no other.
 func (s *Server) submit(ctx context.Context, envelope []byte, kinds ...statement.Kind) (*nodeapi.Receipt, error) {
-	var peek struct {
-		Payload []byte `json:"payload"`
-	}
-	var st statement.Statement
-	if json.Unmarshal(envelope, &peek) != nil || json.Unmarshal(peek.Payload, &st) != nil || !slices.Contains(kinds, st.Kind) {
+	if !slices.Contains(kinds, unverified(envelope).Kind) {
 		return nil, bulwark.Invalid("The statement is not of a kind that belongs here.", "Use a bulwark command of the same version as the server.")
 	}
 	var r nodeapi.Receipt
@@ -210,7 +206,10 @@ func otherApp() error {
 }
 
 // change takes a statement that makes a release, and enqueues the operation in one transaction with its effects.
-func (s *Server) change(ctx context.Context, _ access.Actor, in *appSignedIn) (client.Operation, error) {
+func (s *Server) change(ctx context.Context, actor access.Actor, in *appSignedIn) (client.Operation, error) {
+	if unverified(in.Body.Envelope).Kind == statement.KindDeploy {
+		return s.deploy(ctx, actor, in)
+	}
 	a, err := app.ByName(ctx, s.db.Reader(), in.App)
 	if err != nil {
 		return client.Operation{}, err

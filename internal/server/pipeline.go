@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/url"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"github.com/bulwark-paas/bulwark/internal/job"
 	"github.com/bulwark-paas/bulwark/internal/node/nodeapi"
 	"github.com/bulwark-paas/bulwark/internal/release"
+	"github.com/bulwark-paas/bulwark/internal/source"
 )
 
 // perform is the pipeline, in one direction:
@@ -61,7 +63,23 @@ func (s *Server) perform(ctx context.Context, op job.Operation, log *job.Log) (*
 	if err := s.instances.Promote(ctx, a, number); err != nil {
 		return nil, err
 	}
-	return s.done(a, &full), nil
+	return s.done(a, &full), s.settle(ctx, a, op)
+}
+
+// settle has git's branch say what is deployed, for a push whose client did not wait to the end: git refs follow from the
+// database.
+func (s *Server) settle(ctx context.Context, a *app.App, op job.Operation) error {
+	if op.Kind != "deploy" || s.gate.Live(op.ID) {
+		return nil
+	}
+	commit, err := s.gate.Commit(ctx, op.Cause)
+	if err != nil || commit == "" {
+		return err
+	}
+	if err := s.repos.SetRef(ctx, a.ID, source.Branch, commit); err != nil {
+		s.log.Warn("a branch does not say what is deployed", "app", a.Name, "error", err)
+	}
+	return nil
 }
 
 // build has the node turn a source into an image that it admitted.
@@ -71,9 +89,16 @@ func (s *Server) build(ctx context.Context, a *app.App, op job.Operation, log *j
 		return err
 	}
 	built, err := s.runBuild(ctx, nodeapi.Build{Build: id, Cause: op.Cause}, log)
+	for again := 0; again < 3 && bulwark.KindOf(err) == bulwark.KindUnavailable && ctx.Err() == nil; again++ {
+		log.Say("-----> The node was restarted; building again")
+		built, err = s.runBuild(ctx, nodeapi.Build{Build: id, Cause: op.Cause}, log)
+	}
 	if ctx.Err() != nil {
-		_ = s.node.Call(context.WithoutCancel(ctx), "build/cancel", nodeapi.Build{Build: id, Cause: op.Cause}, nil) // it ends by itself otherwise
 		err = context.Cause(ctx)
+		if errors.Is(err, context.Canceled) {
+			return err // this process stops; the build goes on, and the next process joins it
+		}
+		_ = s.node.Call(context.WithoutCancel(ctx), "build/cancel", nodeapi.Build{Build: id, Cause: op.Cause}, nil) // it ends by itself otherwise
 	}
 	var image bulwark.Digest
 	var reached []client.Reached
@@ -86,22 +111,17 @@ func (s *Server) build(ctx context.Context, a *app.App, op job.Operation, log *j
 	if eerr := build.End(ctx, s.db, id, image, reached, err); err == nil {
 		err = eerr
 	}
-	if err != nil {
-		return err
-	}
-	if rerr := os.Remove(s.gate.Path(op.Cause)); rerr != nil && !os.IsNotExist(rerr) {
-		s.log.Warn("a source is left over", "error", rerr)
-	}
-	return nil
+	s.forget(ctx, op.Cause)
+	return err
 }
 
 func (s *Server) runBuild(ctx context.Context, in nodeapi.Build, log *job.Log) (*nodeapi.Built, error) {
-	pack, err := os.Open(s.gate.Path(in.Cause))
+	source, err := s.sourceOf(ctx, in.Cause)
 	if err == nil {
-		defer pack.Close()
-		err = s.node.Upload(ctx, "source", url.Values{"build": {string(in.Build)}, "cause": {string(in.Cause)}}, pack)
+		defer source.Close()
+		err = s.node.Upload(ctx, "source", url.Values{"build": {string(in.Build)}, "cause": {string(in.Cause)}}, source)
 	}
-	if err != nil && !os.IsNotExist(err) { // built before: the node has the result
+	if err != nil && !errors.Is(err, os.ErrNotExist) { // built before: the node has the result
 		return nil, err
 	}
 	return s.node.Build(ctx, in, func(e nodeapi.BuildEvent) { log.Event(client.Event{Log: e.Log, Stage: e.Stage}) })

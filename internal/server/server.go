@@ -67,6 +67,8 @@ type Server struct {
 	instances *instance.Manager
 	routes    *route.Pusher
 	gate      *source.Gate
+	uploads   *source.Uploads
+	repos     *gitssh.Server
 	log       *slog.Logger
 }
 
@@ -77,8 +79,10 @@ func Run(ctx context.Context, c Config, ready func()) error {
 		return err
 	}
 	defer s.db.Close()
-	git, err := s.git()
-	if err != nil {
+	if s.repos, err = s.git(); err != nil {
+		return err
+	}
+	if err := s.gate.Tidy(ctx); err != nil {
 		return err
 	}
 	var wg sync.WaitGroup
@@ -87,12 +91,13 @@ func Run(ctx context.Context, c Config, ready func()) error {
 	defer cancel()
 	wg.Go(func() { s.instances.Run(ctx, s.routes) })
 	wg.Go(func() { s.routes.Run(ctx) })
+	wg.Go(func() { s.uploads.Run(ctx) })
 	if err := s.jobs.Start(ctx); err != nil {
 		return err
 	}
 	defer s.jobs.Wait()
 	failed := make(chan error, 2)
-	wg.Go(func() { failed <- git.Serve(ctx) })
+	wg.Go(func() { failed <- s.repos.Serve(ctx) })
 	wg.Go(func() { failed <- s.serveAPI(ctx) })
 	ready()
 	err = <-failed
@@ -117,7 +122,8 @@ func open(ctx context.Context, c Config) (*Server, error) {
 	s.instances = instance.New(d, s.node, c.Log)
 	s.routes = route.New(d, edgecontrol.New(c.EdgeSocket), s.instances, c.Domain, c.Log)
 	s.gate = &source.Gate{DB: d, Node: s.node, Jobs: s.jobs, Dir: filepath.Join(c.Dir, "sources"), Log: c.Log}
-	return s, os.MkdirAll(s.gate.Dir, 0o700)
+	s.uploads = &source.Uploads{DB: d, Jobs: s.jobs, Dir: filepath.Join(c.Dir, "uploads"), Log: c.Log}
+	return s, errors.Join(os.MkdirAll(s.gate.Dir, 0o700), s.uploads.Open())
 }
 
 // git makes the SSH git server.

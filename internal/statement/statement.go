@@ -119,12 +119,16 @@ type ConfigReveal struct {
 	Recipient []byte             `json:"recipient"` // HPKE public key
 }
 
-// Run starts a one-off instance of the current release.
+// Run starts a one-off instance of the current release. Argv is executed as it stands.
 type Run struct {
-	Argv     []string `json:"argv"`
-	Terminal bool     `json:"terminal,omitempty"`
-	// Recipient is the person's end of the encrypted stream (X25519, see package terminal).
+	Argv     []string     `json:"argv"`
+	Size     bulwark.Size `json:"size,omitempty"` // empty means the default
+	Terminal bool         `json:"terminal,omitempty"`
+	// Recipient is the person's end of the encrypted stream (an HPKE public key, see package terminal); it is set exactly if
+	// Detach is not.
 	Recipient []byte `json:"recipient,omitempty"`
+	// Detach leaves the command to itself: its output goes into the app's log.
+	Detach bool `json:"detach,omitempty"`
 }
 
 // Resize chooses the limits of process types.

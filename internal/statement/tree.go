@@ -28,7 +28,7 @@ import (
 // from being taken for the digest of some bytes.
 //
 // Test vector: the tree of one file "a" with the content "b\n" and the mode 100644 is
-// tree1:58ad68fee39b7acff79a19e1ac0bc0ef26f7b33eeb40ce1a4a1e0a7fdd2c4d0b.
+// tree1:592a6a746b9004250d31f7aeae737fce14094fa1c27e9032db5cdf73b72b8c36.
 type TreeDigest string
 
 const treePrefix = "tree1:"
@@ -161,3 +161,15 @@ func (d Deploy) Check() error {
 
 // Source is the digest that the deploy names, in its written form.
 func (d Deploy) Source() string { return string(d.Tree) + string(d.Image) }
+
+// The names of digests in a provenance, beside those that SLSA and in-toto define.
+const treeDigestName = "bulwarkTree1"
+
+// Material is how a provenance names what the deploy brought: a tree by the digits of its TreeDigest under the name
+// "bulwarkTree1", an image archive by the SHA-256 of its bytes.
+func (d Deploy) Material() Resource {
+	if d.Image != "" {
+		return Resource{Name: "oci-archive", Digest: map[string]string{"sha256": d.Image.Hex()}}
+	}
+	return Resource{Name: "folder", Digest: map[string]string{treeDigestName: d.Tree.Hex()}}
+}

@@ -61,16 +61,16 @@ func (d *Driver) Client() *client.Client { return d.client }
 
 // Start implements [driver.Driver].
 func (d *Driver) Start(ctx context.Context, s driver.Spec) (pid int, err error) {
-	return d.Run(ctx, string(s.Instance), d.spec(s), Options{Labels: s.Labels, LogFile: s.LogFile, Network: s.Network, Terminal: s.Terminal})
+	return d.Run(ctx, string(s.Instance), d.spec(s), Options{Labels: s.Labels, LogFile: s.LogFile, Network: s.Network, Streams: s.Streams})
 }
 
 // Options are what Run needs beside the OCI spec.
 type Options struct {
-	Labels   map[string]string
-	LogFile  string
-	Network  func(pid int) error
-	Terminal *driver.Terminal
-	IO       cio.Creator // in place of LogFile
+	Labels  map[string]string
+	LogFile string
+	Network func(pid int) error
+	Streams *driver.Streams // in place of LogFile
+	IO      cio.Creator     // in place of LogFile
 }
 
 // Run creates and starts a container from a whole OCI spec. Instances go through Start; the node's builders come here.
@@ -98,12 +98,21 @@ func (d *Driver) Run(ctx context.Context, id string, spec *specs.Spec, o Options
 		}
 	}()
 	create := o.IO
-	if create == nil {
+	var streams *streams
+	switch {
+	case o.Streams != nil:
+		streams = newStreams(o.Streams)
+		defer func() { streams.begun(err) }()
+		create = streams.create
+	case create == nil:
 		create = cio.LogFile(o.LogFile)
 	}
 	task, err := container.NewTask(ctx, create)
 	if err != nil {
 		return 0, fmt.Errorf("containerd: cannot create the task: %w", err)
+	}
+	if streams != nil {
+		streams.task = task
 	}
 	pid = int(task.Pid())
 	if o.Network != nil {

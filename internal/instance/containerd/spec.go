@@ -25,7 +25,8 @@ func (d *Driver) spec(s driver.Spec) *specs.Spec {
 		Hostname: s.Hostname,
 		Root:     &specs.Root{Path: s.Rootfs, Readonly: true},
 		Process: &specs.Process{
-			Terminal:        s.Terminal != nil,
+			Terminal:        s.Streams != nil && s.Streams.Terminal,
+			ConsoleSize:     consoleSize(s.Streams),
 			User:            specs.User{UID: User, GID: User},
 			Args:            s.Args,
 			Env:             env,

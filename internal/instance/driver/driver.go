@@ -7,6 +7,7 @@ package driver
 
 import (
 	"context"
+	"io"
 	"syscall"
 	"time"
 
@@ -29,8 +30,8 @@ type Spec struct {
 	LogFile  string
 	// Network is called between create and start with the process that holds the new network namespace.
 	Network func(pid int) error
-	// Terminal, if set, connects a terminal in place of LogFile; nil for services.
-	Terminal *Terminal
+	// Streams, if set, connects the standard streams in place of LogFile; nil for what has nobody who listens.
+	Streams *Streams
 }
 
 // Mount binds a file or directory of the node's into an instance.
@@ -39,9 +40,14 @@ type Mount struct {
 	Writable       bool
 }
 
-// Terminal is where a one-off instance's terminal goes.
-type Terminal struct {
-	Dir string // for the engine's pipes
+// Streams are where a one-off instance's standard streams go. The driver closes Stdout and Stderr after the last byte. What
+// is connected so ends with the process that connected it: nobody can take it over.
+type Streams struct {
+	Dir            string // for the engine's pipes
+	Stdin          io.Reader
+	Stdout, Stderr io.WriteCloser // Stderr is not written to if there is a terminal
+	Terminal       bool           // a terminal in place of pipes
+	Columns, Rows  uint16         // its size; 0 for unknown
 }
 
 // State is where an instance stands.
@@ -81,6 +87,8 @@ type Driver interface {
 	Remove(context.Context, bulwark.InstanceID) error
 	// List reports every instance that the engine knows.
 	List(context.Context) ([]Status, error)
+	// Resize tells the terminal of an instance that has one its size.
+	Resize(ctx context.Context, id bulwark.InstanceID, columns, rows uint16) error
 	// Exits sends the end of each instance until ctx ends or the engine goes away, which closes the channel.
 	Exits(context.Context) (<-chan Exit, error)
 }

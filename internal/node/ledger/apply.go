@@ -61,12 +61,7 @@ func (l *Ledger) apply(tx *sql.Tx, s *statement.Statement, r *Receipt) error {
 	case statement.KindConfigReveal:
 		return decode(s, func(b statement.ConfigReveal) error { return nil })
 	case statement.KindRun:
-		return decode(s, func(b statement.Run) error {
-			if len(b.Argv) == 0 {
-				return bulwark.Invalid("There is no command to run.", "Give one: bulwark run -- ls -l")
-			}
-			return nil
-		})
+		return decode(s, checkRun)
 	case statement.KindResize:
 		return decode(s, func(b statement.Resize) error { return resize(tx, app, b) })
 	case statement.KindDomainAdd:
@@ -226,9 +221,17 @@ func (l *Ledger) setConfig(tx *sql.Tx, app *App, b statement.ConfigSet, r *Recei
 			return err
 		}
 	}
-	digests, _, err := configAt(tx, app.ID, next)
+	digests, sealed, err := configAt(tx, app.ID, next)
 	if err != nil {
 		return err
+	}
+	total := 0
+	for name, s := range sealed {
+		total += len(name) + max(0, len(s)-seal.Overhead)
+	}
+	if total > seal.MaxTotal {
+		return bulwark.Fail(bulwark.KindTooLarge, fmt.Sprintf("The config variables of %s take %d bytes together; an environment holds at most %d.",
+			app.Name, total, seal.MaxTotal), "Put large values into a file of the app or a data service.", nil)
 	}
 	if len(digests) > MaxConfig {
 		return bulwark.Failf(bulwark.KindTooLarge, "An app has at most %d config variables.", MaxConfig)

@@ -89,11 +89,19 @@ func (r Receipt) cause() statement.Cause {
 
 // Submit verifies a person's statement and gives it effect.
 func (l *Ledger) Submit(ctx context.Context, envelope []byte) (*Receipt, error) {
+	return l.submit(ctx, envelope, func(tx *sql.Tx, r *Receipt, s *statement.Statement) error { return nil })
+}
+
+// submit is Submit with a last word, in the same transaction, by a check of the kind's own; s is nil if the document is known.
+func (l *Ledger) submit(ctx context.Context, envelope []byte, check func(tx *sql.Tx, r *Receipt, s *statement.Statement) error) (*Receipt, error) {
 	digest := bulwark.Sum(envelope)
 	var out *Receipt
 	err := l.db.Tx(ctx, func(tx *sql.Tx) error {
 		if r, err := known(tx, digest); err != nil || r != nil {
 			out = r
+			if err == nil {
+				err = check(tx, r, nil)
+			}
 			return err
 		}
 		fingerprint, err := statement.Signer(envelope)
@@ -117,6 +125,9 @@ func (l *Ledger) Submit(ctx context.Context, envelope []byte) (*Receipt, error) 
 		}
 		r := &Receipt{Digest: digest, Kind: s.Kind, Person: person, Key: fingerprint, App: s.App, Body: s.Body}
 		if err := l.apply(tx, s, r); err != nil {
+			return err
+		}
+		if err := check(tx, r, s); err != nil {
 			return err
 		}
 		out = r
@@ -152,7 +163,8 @@ func (l *Ledger) Enroll(ctx context.Context, envelope []byte) (*Receipt, error) 
 			return err
 		}
 		for _, line := range e.SSH {
-			if err := addSSH(tx, line, r.Person); err != nil {
+			// A key that somebody has already (most often the same person, on an earlier device) stays theirs.
+			if err := addSSH(tx, line, r.Person); err != nil && bulwark.KindOf(err) != bulwark.KindConflict {
 				return err
 			}
 		}

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"time"
 
 	"github.com/bulwark-paas/bulwark"
 )
@@ -36,7 +37,25 @@ func (c *Client) Call(ctx context.Context, verb string, in, out any) error {
 	if err != nil {
 		return err
 	}
-	res, err := c.do(ctx, http.MethodPost, verb, "application/json", bytes.NewReader(b))
+	for again := 0; ; again++ {
+		err := c.once(ctx, verb, b, out)
+		if again == attempts || bulwark.KindOf(err) != bulwark.KindUnavailable {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Duration(again+1) * 100 * time.Millisecond):
+		}
+	}
+}
+
+// attempts is how often a verb is asked again when the node went away in the middle: its socket outlives it, each verb may
+// be repeated, and a new node takes part of a second.
+const attempts = 5
+
+func (c *Client) once(ctx context.Context, verb string, body []byte, out any) error {
+	res, err := c.do(ctx, http.MethodPost, verb, "application/json", bytes.NewReader(body))
 	if err != nil {
 		return err
 	}
@@ -44,7 +63,10 @@ func (c *Client) Call(ctx context.Context, verb string, in, out any) error {
 	if out == nil {
 		return nil
 	}
-	return json.NewDecoder(res.Body).Decode(out)
+	if err := json.NewDecoder(res.Body).Decode(out); err != nil {
+		return away(err)
+	}
+	return nil
 }
 
 // Upload sends a source to a verb, with query parameters.
@@ -126,14 +148,19 @@ func (c *Client) do(ctx context.Context, method, verb, contentType string, body 
 		return nil, err
 	}
 	req.Header.Set("Content-Type", contentType)
+	return c.send(req)
+}
+
+// send returns an answer that is none of an error.
+func (c *Client) send(req *http.Request) (*http.Response, error) {
 	res, err := c.http.Do(req)
 	if err != nil {
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
+		if err := req.Context().Err(); err != nil {
+			return nil, err
 		}
 		return nil, away(err)
 	}
-	if res.StatusCode == http.StatusOK {
+	if res.StatusCode == http.StatusOK || res.StatusCode == http.StatusSwitchingProtocols {
 		return res, nil
 	}
 	defer res.Body.Close()

@@ -106,6 +106,7 @@ type Start struct {
 	Instance bulwark.InstanceID  `json:"instance"`
 	Process  bulwark.ProcessType `json:"process"`
 	Index    int                 `json:"index,omitempty"` // the number in its name, for people
+	Job      bool                `json:"job,omitempty"`   // Process is the name of one of the release's cron jobs
 }
 
 // Instance is the state of an instance as the node sees it.
@@ -118,7 +119,29 @@ type Instance struct {
 	ExitCode   int                 `json:"exit_code,omitempty"`
 	Reason     string              `json:"reason,omitempty"` // why it failed, for people
 	Since      time.Time           `json:"since"`
+	// Kind is set for what runs once; Name and Command are for people, and set along with it.
+	Kind    Kind   `json:"kind,omitempty"`
+	Name    string `json:"name,omitempty"`
+	Command string `json:"command,omitempty"`
 }
+
+// Kind tells what runs once from the instances of a process type, which the server keeps up.
+type Kind string
+
+// The kinds. A run ends with the connection of who listens to it; nothing of a kind is ever registered with dial.
+const (
+	KindRun      Kind = "run"
+	KindDetached Kind = "detached"
+	KindJob      Kind = "job"
+)
+
+// Ran is the answer to a statement app.run that is detached; to any other the connection becomes the terminal's.
+type Ran struct {
+	Welcome []byte `json:"welcome"` // envelope, see package terminal
+}
+
+// Upgrade is the protocol that a connection is upgraded to for a terminal.
+const Upgrade = "bulwark-terminal"
 
 // Phase is where an instance stands.
 type Phase string

@@ -1,0 +1,64 @@
+package node
+
+import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"testing"
+
+	"github.com/bulwark-paas/bulwark"
+)
+
+func testKey(t *testing.T) ed25519.PrivateKey {
+	t.Helper()
+	_, k, err := ed25519.GenerateKey(rand.Reader)
+	must(t, err)
+	return k
+}
+
+// Who trusts the installation's authority trusts it for its own domain and for this machine, and for nothing else.
+func TestAuthorityIsConstrained(t *testing.T) {
+	dir := t.TempDir()
+	a, err := openAuthority(dir, "apps.example.org")
+	must(t, err)
+	roots := x509.NewCertPool()
+	roots.AddCert(a.cert)
+	leaf := func(c bulwark.Certificate) *x509.Certificate {
+		t.Helper()
+		pair, err := tls.X509KeyPair(c.Chain, c.Key)
+		must(t, err)
+		return pair.Leaf
+	}
+	evil, err := a.issue("", "", []string{"www.bank.example"}, nil) // whoever stole the key
+	must(t, err)
+	deep, err := a.issue("", "", []string{"shop.apps.example.org.evil.example"}, nil)
+	must(t, err)
+	for name, c := range map[string]struct {
+		cert bulwark.Certificate
+		host string
+		ok   bool
+	}{
+		"an app":                    {a.leaf, "shop.apps.example.org", true},
+		"the domain itself":         {a.leaf, "apps.example.org", true},
+		"two labels below":          {a.leaf, "a.b.apps.example.org", false},
+		"another domain":            {a.leaf, "shop.example.org", false},
+		"the API on this machine":   {a.api, "localhost", true},
+		"the API by address":        {a.api, "127.0.0.1", true},
+		"an app, by the API's":      {a.api, "shop.apps.example.org", false},
+		"a bank, by the stolen key": {evil, "www.bank.example", false},
+		"a domain that looks alike": {deep, "shop.apps.example.org.evil.example", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := leaf(c.cert).Verify(x509.VerifyOptions{Roots: roots, DNSName: c.host})
+			if (err == nil) != c.ok {
+				t.Fatal(err)
+			}
+		})
+	}
+	again, err := openAuthority(dir, "apps.example.org")
+	must(t, err)
+	if !again.cert.Equal(a.cert) {
+		t.Fatal("the authority is another after a restart")
+	}
+}

@@ -1,0 +1,332 @@
+package ledger_test
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/bulwark-paas/bulwark"
+	"github.com/bulwark-paas/bulwark/internal/enrol"
+	"github.com/bulwark-paas/bulwark/internal/statement"
+)
+
+// Nobody becomes a person without the secret of an unused token, and each token makes one person.
+func TestEnrollTakesOneTokenOnce(t *testing.T) {
+	b := open(t)
+	secret := []byte("the secret of the token")
+	p := &person{device: newKey(t), ssh: newSSH(t)}
+	env := b.enrolment(p, secret)
+
+	_, err := b.Enroll(b.ctx(), env)
+	isKind(t, err, bulwark.KindForbidden) // no token was made yet
+
+	ok(t, b.AddToken(b.ctx(), []byte("an earlier one")))
+	ok(t, b.AddToken(b.ctx(), secret))
+	_, err = b.Enroll(b.ctx(), b.enrolment(p, []byte("an earlier one")))
+	isKind(t, err, bulwark.KindForbidden) // a newer token ended it
+	_, err = b.Enroll(b.ctx(), b.enrolment(p, nil))
+	isKind(t, err, bulwark.KindForbidden) // a spent token's secret is empty: an empty one must prove nothing
+
+	first, err := b.Enroll(b.ctx(), env)
+	ok(t, err)
+	again, err := b.Enroll(b.ctx(), env) // the answer was lost
+	ok(t, err)
+	if again.Person != first.Person {
+		t.Fatal("the same enrolment made two people")
+	}
+	_, err = b.Enroll(b.ctx(), b.enrolment(&person{device: newKey(t), ssh: newSSH(t)}, secret))
+	isKind(t, err, bulwark.KindForbidden) // the token is spent
+	_, err = b.Enroll(b.ctx(), b.enrolment(&person{device: newKey(t), ssh: newSSH(t)}, nil))
+	isKind(t, err, bulwark.KindForbidden)
+	if n, err := b.People(b.ctx()); err != nil || n != 1 {
+		t.Fatalf("%d people, %v", n, err)
+	}
+}
+
+// The server carries enrolments. It sees a proof and cannot put a key of its own under it, nor sign for somebody else's key.
+func TestEnrollCannotBeTakenOver(t *testing.T) {
+	b := open(t)
+	secret := []byte("the secret of the token")
+	ok(t, b.AddToken(b.ctx(), secret))
+	victim, server := newKey(t), newKey(t)
+	proof := enrol.Proof(secret, pkix(victim))
+	for name, c := range map[string]struct {
+		body   statement.Enroll
+		signed ed25519.PrivateKey
+		kind   statement.Kind
+	}{
+		"the server's key under the victim's proof":    {statement.Enroll{Device: pkix(server), Proof: proof}, server, statement.KindEnroll},
+		"the victim's key, signed by the server":       {statement.Enroll{Device: pkix(victim), Proof: proof}, server, statement.KindEnroll},
+		"a proof of nothing":                           {statement.Enroll{Device: pkix(server)}, server, statement.KindEnroll},
+		"a good one of another kind":                   {statement.Enroll{Device: pkix(victim), Proof: proof}, victim, statement.KindKeyAdd},
+		"a key that is no key":                         {statement.Enroll{Device: []byte("x"), Proof: proof}, victim, statement.KindEnroll},
+		"an SSH key that is none (the token lives on)": {statement.Enroll{Device: pkix(victim), Proof: proof, SSH: []string{"ssh-rsa nonsense"}}, victim, statement.KindEnroll},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if _, err := b.Enroll(b.ctx(), b.sign(c.signed, c.kind, "", c.body)); err == nil {
+				t.Fatal("it was accepted")
+			}
+		})
+	}
+	s, err := statement.New("SHA256:another node", statement.KindEnroll, "", statement.Enroll{Device: pkix(victim), Proof: proof}, b.clock)
+	ok(t, err)
+	_, err = b.Enroll(b.ctx(), b.seals(victim, s))
+	isKind(t, err, bulwark.KindForbidden)
+
+	_, err = b.Enroll(b.ctx(), b.sign(victim, statement.KindEnroll, "", statement.Enroll{Device: pkix(victim), Proof: proof}))
+	ok(t, err) // none of these attempts spent the token
+}
+
+// A statement counts for what a registered key signed for this node, once.
+func TestSubmitRefuses(t *testing.T) {
+	b := open(t)
+	p, stranger := b.enrol(), newKey(t)
+	create := func(name bulwark.AppName) statement.AppCreate { return statement.AppCreate{Name: name} }
+	s, err := statement.New(b.Node(), statement.KindAppCreate, bulwark.NewAppID(), create("shop"), b.clock)
+	ok(t, err)
+	first := b.seals(p.device, s)
+	_, err = b.Submit(b.ctx(), first)
+	ok(t, err)
+
+	sameID := *s
+	sameID.App, sameID.Body = bulwark.NewAppID(), []byte(`{"name":"other"}`)
+	foreign := *s
+	foreign.Node, foreign.ID, foreign.App = "SHA256:another node", bulwark.NewStatementID(), bulwark.NewAppID()
+	release, err := statement.Seal(statement.ReleasePayloadType, s, p.device)
+	ok(t, err)
+	var forged map[string]any
+	ok(t, json.Unmarshal(b.sign(stranger, statement.KindAppCreate, bulwark.NewAppID(), create("forged")), &forged))
+	forged["signatures"].([]any)[0].(map[string]any)["keyid"] = fingerprint(p.device)
+	inHisName, err := json.Marshal(forged)
+	ok(t, err)
+
+	for name, c := range map[string]struct {
+		env  []byte
+		want bulwark.Kind
+	}{
+		// The digest of the padded one is new, so only the statement's id tells that it is old.
+		"the same again in other bytes":      {padded(first), bulwark.KindConflict},
+		"another one of the same id":         {b.seals(p.device, &sameID), bulwark.KindForbidden},
+		"one for another installation":       {b.seals(p.device, &foreign), bulwark.KindForbidden},
+		"one of a stranger":                  {b.sign(stranger, statement.KindAppCreate, bulwark.NewAppID(), create("x")), bulwark.KindForbidden},
+		"one of a stranger in p's name":      {inHisName, bulwark.KindForbidden},
+		"another payload type":               {release, bulwark.KindForbidden},
+		"an enrolment":                       {b.sign(p.device, statement.KindEnroll, "", statement.Enroll{}), bulwark.KindNotFound},
+		"a kind that is none":                {b.sign(p.device, "app.steal", s.App, struct{}{}), bulwark.KindInvalid},
+		"a kind that is none, without app":   {b.sign(p.device, "people.all", "", struct{}{}), bulwark.KindNotFound},
+		"a body with more than is known":     {b.sign(p.device, statement.KindAppCreate, bulwark.NewAppID(), map[string]any{"name": "more", "owner": "me"}), bulwark.KindInvalid},
+		"an app without an id":               {b.sign(p.device, statement.KindAppCreate, "", create("noid")), bulwark.KindInvalid},
+		"an app without a name":              {b.sign(p.device, statement.KindAppCreate, bulwark.NewAppID(), create("")), bulwark.KindInvalid},
+		"an app of a name that is taken":     {b.sign(p.device, statement.KindAppCreate, bulwark.NewAppID(), create("shop")), bulwark.KindConflict},
+		"an app of an id that is taken":      {b.sign(p.device, statement.KindAppCreate, s.App, create("fresh")), bulwark.KindConflict},
+		"an app in a project that is none":   {b.sign(p.device, statement.KindAppCreate, bulwark.NewAppID(), statement.AppCreate{Name: "pr", Project: bulwark.NewProjectID()}), bulwark.KindNotFound},
+		"something about an app of nobody's": {b.sign(p.device, statement.KindResize, bulwark.NewAppID(), statement.Resize{}), bulwark.KindNotFound},
+		"a deploy of nothing":                {b.sign(p.device, statement.KindDeploy, s.App, statement.Deploy{}), bulwark.KindInvalid},
+		"a run of nothing":                   {b.sign(p.device, statement.KindRun, s.App, statement.Run{}), bulwark.KindInvalid},
+		"a rollback to what never was":       {b.sign(p.device, statement.KindRollback, s.App, statement.Rollback{To: 1}), bulwark.KindNotFound},
+		"a destroy that names another app":   {b.sign(p.device, statement.KindAppDestroy, s.App, statement.AppDestroy{Name: "other"}), bulwark.KindInvalid},
+		"nothing":                            {nil, bulwark.KindInvalid},
+		"more than fits":                     {bytes.Repeat([]byte("{"), statement.MaxSize+1), bulwark.KindTooLarge},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := b.Submit(b.ctx(), c.env)
+			isKind(t, err, c.want)
+		})
+	}
+	// The caller whose answer was lost asks once more; it took effect once.
+	r1, err := b.Submit(b.ctx(), first)
+	ok(t, err)
+	if r1.Seq != 2 { // 1 is the enrolment
+		t.Fatalf("it stands in the book at %d", r1.Seq)
+	}
+}
+
+// A replay in other bytes is stopped by the statement's id even where its effect would be harmless to repeat.
+func TestReplayInOtherBytes(t *testing.T) {
+	b := open(t)
+	p := b.enrol()
+	app := b.app(p, "shop")
+	env := b.sign(p.device, statement.KindDomainAdd, app, statement.Domain{Host: "shop.example.net"})
+	_, err := b.Submit(b.ctx(), env)
+	ok(t, err)
+	b.must(p, statement.KindDomainRemove, app, statement.Domain{Host: "shop.example.net"})
+	_, err = b.Submit(b.ctx(), padded(env))
+	isKind(t, err, bulwark.KindForbidden)
+	if hosts, err := b.Hosts(b.ctx(), app); err != nil || len(hosts) != 1 {
+		t.Fatalf("hosts %v, %v", hosts, err)
+	}
+}
+
+// A key that was removed signs nothing any more and never comes back; a key cannot take itself away.
+func TestRemovedKey(t *testing.T) {
+	b := open(t)
+	p, other := b.enrol(), b.enrol()
+	app := b.app(p, "shop")
+	second := newKey(t)
+	b.must(p, statement.KindKeyAdd, "", statement.KeyAdd{Device: pkix(second)})
+
+	b.refused(p, bulwark.KindInvalid, statement.KindKeyRemove, "", statement.KeyRemove{Fingerprint: fingerprint(p.device)})
+	b.refused(p, bulwark.KindNotFound, statement.KindKeyRemove, "", statement.KeyRemove{Fingerprint: "SHA256:none"})
+	b.refused(p, bulwark.KindInvalid, statement.KindKeyAdd, "", statement.KeyAdd{})
+	b.refused(p, bulwark.KindInvalid, statement.KindKeyAdd, "", statement.KeyAdd{SSH: line(p.ssh), Device: pkix(second)})
+	b.refused(other, bulwark.KindConflict, statement.KindKeyAdd, "", statement.KeyAdd{Device: pkix(p.device)})
+	b.refused(other, bulwark.KindConflict, statement.KindKeyAdd, "", statement.KeyAdd{SSH: line(p.ssh)})
+	b.must(p, statement.KindKeyAdd, "", statement.KeyAdd{Device: pkix(second)}) // one's own again is no error
+
+	nonce := b.nonce(app)
+	for _, f := range []string{fingerprint(p.device), sshFingerprint(p.ssh)} {
+		_, err := b.Submit(b.ctx(), b.sign(second, statement.KindKeyRemove, "", statement.KeyRemove{Fingerprint: f}))
+		ok(t, err)
+	}
+	b.refused(p, bulwark.KindForbidden, statement.KindResize, app, statement.Resize{})
+	_, err := b.Push(b.ctx(), app, cert{name: "shop", nonce: nonce, new: commit()}.signed(t, p.ssh))
+	isKind(t, err, bulwark.KindForbidden)
+	for kind, f := range map[string]string{"device": fingerprint(p.device), "ssh": sshFingerprint(p.ssh)} {
+		_, err := b.KeyOwner(b.ctx(), kind, f)
+		isKind(t, err, bulwark.KindForbidden)
+	}
+	for _, body := range []statement.KeyAdd{{Device: pkix(p.device)}, {SSH: line(p.ssh)}} {
+		_, err := b.Submit(b.ctx(), b.sign(second, statement.KindKeyAdd, "", body))
+		isKind(t, err, bulwark.KindConflict)
+	}
+	if owner, err := b.KeyOwner(b.ctx(), "device", fingerprint(second)); err != nil || owner != p.id {
+		t.Fatalf("owner %s, %v", owner, err)
+	}
+	_, err = b.KeyOwner(b.ctx(), "ssh", fingerprint(second)) // a device key is no SSH key
+	isKind(t, err, bulwark.KindForbidden)
+}
+
+// The SSH keys that are taken are those whose signatures mean something today.
+func TestSSHKeys(t *testing.T) {
+	b := open(t)
+	p := b.enrol()
+	for name, c := range map[string]struct {
+		line string
+		want bulwark.Kind
+	}{
+		"an empty line": {"", bulwark.KindInvalid},
+		"nonsense":      {"ssh-ed25519 AAAA", bulwark.KindInvalid},
+		"DSA": {"ssh-dss AAAAB3NzaC1kc3MAAACBAOyTiLd4PZYMFxHQLoTP7b2cJb0iqQvdSoLmO0Nnn1rF9lPyoNB9MbZHCVkrLkfqz7q1pGwVyqBQIpPcNcVvlCUyN2W4Lee2b6RGEUhBFHSsFcPGJBUUr1aIOzmNGbhfVEYA4BBTQ6nWhgJTGCUkp8uNNcNMvXrbKBuMQpAl",
+			bulwark.KindInvalid},
+		"one's own again": {line(p.ssh), ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := b.Submit(b.ctx(), b.sign(p.device, statement.KindKeyAdd, "", struct {
+				SSH string `json:"ssh"`
+			}{c.line}))
+			if c.want == "" {
+				ok(t, err)
+				return
+			}
+			isKind(t, err, c.want)
+		})
+	}
+}
+
+// A host name has one owner, and nobody claims the names below the installation's own domain.
+func TestHosts(t *testing.T) {
+	b := open(t)
+	p := b.enrol()
+	shop, blog := b.app(p, "shop"), b.app(p, "blog")
+	b.must(p, statement.KindDomainAdd, shop, statement.Domain{Host: "www.example.net"})
+	b.must(p, statement.KindDomainAdd, shop, statement.Domain{Host: "www.example.net"}) // one's own again
+	b.refused(p, bulwark.KindConflict, statement.KindDomainAdd, blog, statement.Domain{Host: "www.example.net"})
+	for _, host := range []bulwark.HostName{"apps.example.org", "blog.apps.example.org", "a.b.apps.example.org", ""} {
+		b.refused(p, bulwark.KindInvalid, statement.KindDomainAdd, shop, statement.Domain{Host: host})
+	}
+	// The same name in other letters is the same name.
+	_, err := b.Submit(b.ctx(), b.sign(p.device, statement.KindDomainAdd, blog, map[string]string{"host": "WWW.Example.NET."}))
+	isKind(t, err, bulwark.KindConflict)
+	_, err = b.Submit(b.ctx(), b.sign(p.device, statement.KindDomainAdd, blog, map[string]string{"host": "BLOG.apps.EXAMPLE.org"}))
+	isKind(t, err, bulwark.KindInvalid)
+
+	b.must(p, statement.KindDomainRemove, blog, statement.Domain{Host: "www.example.net"}) // not blog's: nothing happens
+	want := []bulwark.HostName{"shop.apps.example.org", "www.example.net"}
+	if got, err := b.Hosts(b.ctx(), shop); err != nil || len(got) != 2 || got[0] != want[0] || got[1] != want[1] {
+		t.Fatalf("hosts of shop: %v, %v", got, err)
+	}
+	b.must(p, statement.KindDomainRemove, shop, statement.Domain{Host: "www.example.net"})
+	b.must(p, statement.KindDomainAdd, blog, statement.Domain{Host: "www.example.net"})
+}
+
+// A destroyed app is gone for good: its id never comes back, its name may pass on, and with the name goes nothing else.
+func TestDestroyedApp(t *testing.T) {
+	b := open(t)
+	p := b.enrol()
+	app := b.app(p, "shop")
+	b.set(p, app, 0, "TOKEN", "secret")
+	b.must(p, statement.KindDomainAdd, app, statement.Domain{Host: "www.example.net"})
+	bundle, _ := b.deployed(p, app, "shop")
+	_, err := b.launches(bundle)
+	ok(t, err)
+	late := b.nonce(app)
+
+	b.must(p, statement.KindAppDestroy, app, statement.AppDestroy{Name: "shop"})
+	_, err = b.launches(bundle)
+	isKind(t, err, bulwark.KindNotFound)
+	_, err = b.Push(b.ctx(), app, cert{name: "shop", nonce: late, new: commit()}.signed(t, p.ssh))
+	isKind(t, err, bulwark.KindNotFound)
+	_, err = b.Nonce(b.ctx(), app)
+	isKind(t, err, bulwark.KindNotFound)
+	isKind(t, b.Promote(b.ctx(), app, 1), bulwark.KindNotFound)
+	b.refused(p, bulwark.KindNotFound, statement.KindConfigSet, app, statement.ConfigSet{Base: 1})
+	b.refused(p, bulwark.KindConflict, statement.KindAppCreate, app, statement.AppCreate{Name: "again"})
+
+	next := b.app(p, "shop")
+	if hosts, err := b.Hosts(b.ctx(), next); err != nil || len(hosts) != 1 {
+		t.Fatalf("the new app has the hosts %v, %v", hosts, err)
+	}
+	_, err = b.launches(bundle)
+	isKind(t, err, bulwark.KindNotFound)
+	a1, err := b.App(b.ctx(), next)
+	ok(t, err)
+	if a1.Block != 2 {
+		t.Fatalf("the new app has the id block %d: ids of one app are never another's", a1.Block)
+	}
+}
+
+// A push certificate is good for one push to one app, by a registered key, within an hour.
+func TestPush(t *testing.T) {
+	b := open(t)
+	p := b.enrol()
+	shop, blog := b.app(p, "shop"), b.app(p, "blog")
+	nonce := b.nonce(shop)
+	good := cert{name: "shop", nonce: nonce, new: commit()}.signed(t, p.ssh)
+	other := b.nonce(shop)
+
+	for name, c := range map[string]struct {
+		app  bulwark.AppID
+		cert []byte
+		want bulwark.Kind
+	}{
+		"signed for another app":      {blog, good, bulwark.KindForbidden},
+		"with a nonce of another app": {blog, cert{name: "blog", nonce: nonce, new: commit()}.signed(t, p.ssh), bulwark.KindForbidden},
+		"with a nonce of nobody's":    {shop, cert{name: "shop", nonce: "1780315200-" + strings.Repeat("0", 40), new: commit()}.signed(t, p.ssh), bulwark.KindForbidden},
+		"of a stranger":               {shop, cert{name: "shop", nonce: nonce, new: commit()}.signed(t, newSSH(t)), bulwark.KindForbidden},
+		"of an app that is none":      {bulwark.NewAppID(), good, bulwark.KindNotFound},
+		"altered":                     {shop, bytes.Replace(good, []byte("refs/heads/main"), []byte("refs/heads/evil"), 1), bulwark.KindForbidden},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := b.Push(b.ctx(), c.app, c.cert)
+			isKind(t, err, c.want)
+		})
+	}
+	first, err := b.Push(b.ctx(), shop, good)
+	ok(t, err)
+	again, err := b.Push(b.ctx(), shop, good)
+	ok(t, err)
+	if again.Seq != first.Seq || again.Digest != first.Digest {
+		t.Fatal("the same certificate was written down twice")
+	}
+	// The armour may be followed by anything, so the same signature has many digests: the nonce stops the replay.
+	_, err = b.Push(b.ctx(), shop, append(good, "\n"...))
+	isKind(t, err, bulwark.KindForbidden)
+
+	late := cert{name: "shop", nonce: other, new: commit()}.signed(t, p.ssh)
+	b.clock = b.clock.Add(time.Hour + time.Second)
+	_, err = b.Push(b.ctx(), shop, late)
+	isKind(t, err, bulwark.KindForbidden)
+}
