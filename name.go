@@ -14,10 +14,11 @@ type AppName string
 type ProcessType string
 
 // ProcessWeb is the process type that receives HTTP requests; ProcessRelease is the one that runs once before a
-// release is promoted and is never scaled.
+// release is promoted and is never scaled; ProcessRun is what a one-off instance (bulwark run) goes by.
 const (
 	ProcessWeb     ProcessType = "web"
 	ProcessRelease ProcessType = "release"
+	ProcessRun     ProcessType = "run"
 )
 
 // ConfigName is the name of a config variable as POSIX understands an environment variable's: a letter or "_", then

@@ -79,7 +79,7 @@ func End(ctx context.Context, d *db.DB, id bulwark.BuildID, image bulwark.Digest
 
 // List returns an app's builds, newest first; number 0 means all.
 func List(ctx context.Context, q app.Queryer, id bulwark.AppID, number uint64) ([]client.Build, error) {
-	rows, err := q.QueryContext(ctx, `SELECT number, id, state, source, image, reached, reason, created, ended FROM build
+	rows, err := q.QueryContext(ctx, `SELECT number, id, operation, state, source, image, reached, reason, created, ended FROM build
 		WHERE app = ? AND (number = ? OR ? = 0) ORDER BY number DESC LIMIT 100`, id, number, number)
 	if err != nil {
 		return nil, err
@@ -89,7 +89,7 @@ func List(ctx context.Context, q app.Queryer, id bulwark.AppID, number uint64) (
 	for rows.Next() {
 		var b client.Build
 		var image, reached, created, ended string
-		if err := rows.Scan(&b.Number, &b.ID, &b.State, &b.Commit, &image, &reached, &b.Reason, &created, &ended); err != nil {
+		if err := rows.Scan(&b.Number, &b.ID, &b.Operation, &b.State, &b.Commit, &image, &reached, &b.Reason, &created, &ended); err != nil {
 			return nil, err
 		}
 		b.Image = bulwark.Digest(image)

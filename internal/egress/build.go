@@ -208,7 +208,7 @@ func (b *build) turnAway(tcp *net.TCPConn) {
 	io.WriteString(tcp, "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Type: text/plain; charset=utf-8\r\n"+
 		"Bulwark-Egress: too_many_conns\r\n\r\nThe build has too many connections open. Fetch less at once.\n")
 	tcp.CloseWrite()
-	io.CopyN(io.Discard, tcp, 64<<10)
+	_, _ = io.CopyN(io.Discard, tcp, 64<<10)
 }
 
 // client is a connection from the builder.

@@ -73,7 +73,7 @@ func (i *Installation) killAll(ctx context.Context) error {
 			return nil
 		}
 		for _, fd := range fds {
-			unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) // gone already: fine
+			_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) // gone already: fine
 		}
 		err = waitGone(ctx, fds)
 		for _, fd := range fds {
@@ -280,7 +280,7 @@ func (i *Installation) cgroups() []string {
 func (i *Installation) grouped() map[int]bool {
 	pids := map[int]bool{}
 	for _, group := range i.cgroups() {
-		filepath.WalkDir(group, func(path string, d fs.DirEntry, err error) error {
+		_ = filepath.WalkDir(group, func(path string, d fs.DirEntry, err error) error {
 			if err != nil || !d.IsDir() {
 				return nil // the group went away meanwhile
 			}
@@ -300,7 +300,7 @@ func (i *Installation) grouped() map[int]bool {
 func (i *Installation) removeCgroups(context.Context) error {
 	for _, group := range i.cgroups() {
 		var dirs []string
-		filepath.WalkDir(group, func(path string, d fs.DirEntry, err error) error {
+		_ = filepath.WalkDir(group, func(path string, d fs.DirEntry, err error) error {
 			if err == nil && d.IsDir() {
 				dirs = append(dirs, path)
 			}

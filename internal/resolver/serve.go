@@ -38,7 +38,7 @@ func (r *resolver) serveUDP(ctx context.Context, s *sockets, udp *net.UDPConn) {
 		s.work.Go(func() {
 			defer done()
 			if b := r.handle(ctx, src, query, v, true); b != nil {
-				dns.WriteToSessionUDP(udp, b, session) // what cannot be sent is asked again
+				_, _ = dns.WriteToSessionUDP(udp, b, session) // what cannot be sent is asked again
 			}
 		})
 	}

@@ -30,8 +30,7 @@ type Pusher struct {
 	domain bulwark.HostName
 	log    *slog.Logger
 
-	mu   sync.Mutex // held over a push: pushes are in order
-	last bulwark.Table
+	mu sync.Mutex // held over a push: pushes are in order
 }
 
 // Instances is what the node says.

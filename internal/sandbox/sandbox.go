@@ -74,7 +74,8 @@ func KeepCapabilities(keep ...int) error {
 			break
 		}
 	}
-	syscall.AllThreadsSyscall6(unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0, 0)
+	// A kernel without ambient capabilities has none to clear; and what capset takes below, it takes from them too.
+	_, _, _ = syscall.AllThreadsSyscall6(unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0, 0)
 	var data [2]unix.CapUserData
 	for _, c := range keep {
 		data[c/32].Permitted |= 1 << (c % 32)

@@ -22,8 +22,13 @@ import (
 	"github.com/bulwark-paas/bulwark"
 )
 
-// MaxValue is the longest value in bytes: execve(2) takes no longer string (MAX_ARG_STRLEN, with "NAME=" and the NUL).
+// MaxValue is the longest value in bytes: execve(2) takes no string longer than 128 KiB (MAX_ARG_STRLEN), with the longest
+// name, "=" and the NUL at its end.
 const MaxValue = 128<<10 - 256
+
+// MaxTotal bounds all variables of an app together, in bytes: execve(2) takes a quarter of the stack's limit for arguments
+// and environment, 2 MiB as a rule, and the image's own environment needs some of it.
+const MaxTotal = 3 << 19
 
 // Place is what a value is bound to.
 type Place struct {
@@ -51,6 +56,10 @@ func (p Place) info() []byte {
 	}
 	return b
 }
+
+// Overhead is how much longer a sealed value is than the value: the encapsulated key of ML-KEM-768 with X25519, and the
+// authentication tag.
+const Overhead = 1088 + 32 + 16
 
 func suite() (hpke.KEM, hpke.KDF, hpke.AEAD) {
 	return hpke.MLKEM768X25519(), hpke.HKDFSHA256(), hpke.AES256GCM()

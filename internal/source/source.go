@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"golang.org/x/crypto/ssh"
 
@@ -39,6 +40,67 @@ type Gate struct {
 	Jobs *job.Engine
 	Dir  string // packs of sources that wait for their build
 	Log  *slog.Logger
+
+	mu   sync.Mutex // guards live
+	live map[bulwark.OperationID]bool
+}
+
+// Live tells whether a push waits for an operation: git moves the branch itself then. Of an operation that went on after
+// a restart nobody waits.
+func (g *Gate) Live(op bulwark.OperationID) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.live[op]
+}
+
+// attend notes that a push waits for an operation, until end is called.
+func (g *Gate) attend(op bulwark.OperationID) (end func()) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.live == nil {
+		g.live = map[bulwark.OperationID]bool{}
+	}
+	g.live[op] = true
+	return func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		delete(g.live, op)
+	}
+}
+
+// Commit returns the commit of a pushed source, "" if it was not pushed.
+func (g *Gate) Commit(ctx context.Context, cause bulwark.Digest) (c bulwark.Commit, err error) {
+	err = g.DB.Reader().QueryRowContext(ctx, `SELECT commit_id FROM source WHERE cause = ?`, cause).Scan(&c)
+	if errors.Is(err, sql.ErrNoRows) {
+		return "", nil
+	}
+	return c, err
+}
+
+// Tidy removes what a crash left: sources that were not received whole, and those of operations that have ended.
+func (g *Gate) Tidy(ctx context.Context) error {
+	entries, err := os.ReadDir(g.Dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if cause, ok := strings.CutSuffix(e.Name(), ".pack"); ok {
+			var open int
+			if err := g.DB.Reader().QueryRowContext(ctx, `SELECT count(*) FROM operation WHERE cause = ? AND state IN (?, ?)`,
+				"sha256:"+cause, job.Waiting, job.Running).Scan(&open); err != nil {
+				return err
+			}
+			if open > 0 {
+				continue
+			}
+		} else if !strings.HasPrefix(e.Name(), "incoming-") {
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(g.Dir, e.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Migrations is the schema.
@@ -51,7 +113,7 @@ CREATE TABLE source (
 	commit_id TEXT NOT NULL,
 	subject TEXT NOT NULL,
 	operation TEXT NOT NULL
-) STRICT`}}
+) STRICT`}, deployTable}
 }
 
 // Person implements [gitssh.Gate]: the node's ledger knows the keys.
@@ -92,13 +154,14 @@ func (g *Gate) Receive(ctx context.Context, p gitssh.Push, progress io.Writer) e
 	if err := g.keep(ctx, p, receipt.Digest); err != nil {
 		return err
 	}
-	op, err := g.enqueue(ctx, p, receipt)
-	if err != nil {
+	op := bulwark.NewOperationID()
+	defer g.attend(op)()
+	if err := g.enqueue(ctx, op, p, receipt); err != nil {
 		return err
 	}
 	g.Jobs.Wake()
 	var failure error
-	err = g.Jobs.Watch(ctx, p.App, op, func(e client.Event) error {
+	err := g.Jobs.Watch(ctx, p.App, op, func(e client.Event) error {
 		switch {
 		case e.Log != "":
 			fmt.Fprintln(progress, e.Log)
@@ -135,9 +198,8 @@ func (g *Gate) keep(ctx context.Context, p gitssh.Push, cause bulwark.Digest) er
 }
 
 // enqueue stores the commit and the operation with its audit entry.
-func (g *Gate) enqueue(ctx context.Context, p gitssh.Push, receipt nodeapi.Receipt) (bulwark.OperationID, error) {
-	id := bulwark.NewOperationID()
-	err := g.DB.Tx(ctx, func(tx *sql.Tx) error {
+func (g *Gate) enqueue(ctx context.Context, id bulwark.OperationID, p gitssh.Push, receipt nodeapi.Receipt) error {
+	return g.DB.Tx(ctx, func(tx *sql.Tx) error {
 		a, err := app.ByID(ctx, tx, p.App)
 		if err != nil {
 			return err
@@ -153,5 +215,4 @@ func (g *Gate) enqueue(ctx context.Context, p gitssh.Push, receipt nodeapi.Recei
 		return job.Enqueue(tx, job.Operation{ID: id, Project: a.Project, App: a.ID, Kind: "deploy", Cause: receipt.Digest, Person: receipt.Person,
 			Note: strings.TrimSpace(p.New.Short() + " " + p.Message)})
 	})
-	return id, err
 }

@@ -91,7 +91,6 @@ type player struct {
 	notifier *fdpass.Notifier
 	files    map[string][]*os.File
 	kept     []*os.File // the contract: what is stored stays open, so that it survives the supervisor too
-	accepted atomic.Int64
 }
 
 func playProcess() {

@@ -114,7 +114,7 @@ func (c *controlServer) serve(conn *net.UnixConn) {
 	}
 	a.Status = status
 	conn.SetWriteDeadline(time.Now().Add(5 * time.Second))
-	json.NewEncoder(conn).Encode(a) // the caller is gone: nobody to tell
+	_ = json.NewEncoder(conn).Encode(a) // the caller is gone: nobody to tell
 }
 
 // leaveOpen keeps a caller's connection until Run ends: its end tells the caller that the installation is free again.

@@ -205,13 +205,13 @@ func boundThreads(pid int, n uint64) error {
 
 // stop asks a process to end, and makes it.
 func (c *child) stop(grace time.Duration) {
-	c.signal(syscall.SIGTERM) // an error means that it has ended
+	_ = c.signal(syscall.SIGTERM) // an error means that it has ended
 	t := time.NewTimer(grace)
 	defer t.Stop()
 	select {
 	case <-c.done:
 	case <-t.C:
-		c.signal(syscall.SIGKILL)
+		_ = c.signal(syscall.SIGKILL)
 		<-c.done
 	}
 }

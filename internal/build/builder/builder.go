@@ -106,7 +106,7 @@ func prune(ctx context.Context, cl *client.Client, state string) bool {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	if cl.Prune(ctx, nil, client.PruneAll, client.WithKeepOpt(0, 1<<30, cacheSize, 0)) == nil {
-		os.WriteFile(marker, nil, 0o600)
+		_ = os.WriteFile(marker, nil, 0o600) // without it the next build prunes again
 	}
 	return true
 }

@@ -98,7 +98,7 @@ func startDaemon(c Config, job *bulwark.BuildJob) (*daemon, error) {
 		return nil, fmt.Errorf("start buildkitd: %w", err)
 	}
 	go func() {
-		d.cmd.Wait()
+		_ = d.cmd.Wait()
 		close(d.exited)
 	}()
 	return d, nil
@@ -132,11 +132,11 @@ func (d *daemon) connect(ctx context.Context) (*client.Client, error) {
 // stop ends the daemon. Its databases survive a kill, but what it is asked to remove should be removed, so it gets a
 // moment; the container's end takes the rest.
 func (d *daemon) stop() {
-	d.cmd.Process.Signal(syscall.SIGTERM)
+	_ = d.cmd.Process.Signal(syscall.SIGTERM)
 	select {
 	case <-d.exited:
 	case <-time.After(2 * time.Second):
-		d.cmd.Process.Kill()
+		_ = d.cmd.Process.Kill()
 		<-d.exited
 	}
 	os.RemoveAll(filepath.Dir(d.socket))

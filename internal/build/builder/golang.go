@@ -244,7 +244,7 @@ func goExcluded() []string {
 // goAssets reports whether anything is left when goExcluded is taken out: templates, static files, migrations.
 func (p *planning) goAssets() bool {
 	found := false
-	fs.WalkDir(p.tree.root.FS(), ".", func(file string, d fs.DirEntry, err error) error {
+	_ = fs.WalkDir(p.tree.root.FS(), ".", func(file string, d fs.DirEntry, err error) error {
 		base := path.Base(file)
 		switch {
 		case err != nil, file == ".":

@@ -97,7 +97,6 @@ func (p *progress) update(v *client.Vertex) {
 		}
 	case v.Cached && own:
 		p.ev.heading(strings.TrimPrefix(s.name, ownPrefix) + " (unchanged)")
-	case strings.HasPrefix(s.name, "exporting to"):
 	}
 }
 

@@ -135,7 +135,7 @@ func (st *store) checkTree(ctx context.Context, app bulwark.AppID, commit bulwar
 	t, err := st.cfg.countTree(r)
 	if err != nil {
 		cancel()
-		p.Wait()
+		_ = p.Wait()
 		return treeInfo{}, err
 	}
 	return t, p.Wait()

@@ -130,7 +130,7 @@ func (s *Server) person(ctx context.Context, key ssh.PublicKey) (bulwark.PersonI
 func keepAlive(sc *ssh.ServerConn) {
 	gone := make(chan struct{})
 	go func() {
-		sc.Wait()
+		_ = sc.Wait()
 		close(gone)
 	}()
 	for {
@@ -218,7 +218,7 @@ func (s *Server) serveChannel(ctx context.Context, c client, nch ssh.NewChannel)
 			late.Stop()
 			req.Reply(true, nil)
 			go ssh.DiscardRequests(reqs)
-			go io.Copy(io.Discard, ch)
+			go func() { _, _ = io.Copy(io.Discard, ch) }()
 			c.say(ch, fmt.Sprintf("Hi, you are signed in as %s. Bulwark gives no shell; push with git.\n", c.person))
 			code = 1
 		default: // env, pty-req, x11-req, auth-agent-req, subsystem, signal, …

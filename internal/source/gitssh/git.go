@@ -219,7 +219,7 @@ func (r *packReader) Read(b []byte) (int, error) {
 func (r *packReader) Close() error {
 	r.cancel()
 	r.r.Close()
-	r.wait()
+	_ = r.wait()
 	return nil
 }
 

@@ -34,8 +34,7 @@ func newHold(repo, quarantine, id string) (*hold, error) {
 		return nil, err
 	}
 	if err := linkObjects(filepath.Join(h.objects, name), h.dir); err != nil {
-		h.drop()
-		return nil, err
+		return nil, errors.Join(err, h.drop())
 	}
 	return h, nil
 }

@@ -137,11 +137,11 @@ func (s *Server) connect(ctx context.Context, ch ssh.Channel, c process.Cmd, aft
 		_, err := io.Copy(in, ch)
 		inW.Close()
 		if err != nil { // git takes no more: let the client finish its sentence, so that it reads ours
-			io.Copy(in.only(), ch)
+			_, _ = io.Copy(in.only(), ch)
 		}
 	}()
 	if _, err := io.Copy(ch, outR); err != nil {
-		io.Copy(io.Discard, outR)
+		_, _ = io.Copy(io.Discard, outR)
 	}
 	err = git.Wait()
 	after(in.n.Load())
@@ -172,8 +172,8 @@ func (s *Server) startPiped(ctx context.Context, c process.Cmd) (git *process.Pr
 		if err = s.store.confine(git.PID()); err == nil {
 			return git, inW, outR, nil
 		}
-		git.Signal(os.Kill)
-		git.Wait()
+		_ = git.Signal(os.Kill)
+		_ = git.Wait()
 	}
 	inW.Close()
 	outR.Close()

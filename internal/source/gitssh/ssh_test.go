@@ -65,7 +65,7 @@ func TestNoShell(t *testing.T) {
 
 // dial connects as the developer, with Go's own client.
 func (r *rig) dial(change ...func(*ssh.ClientConfig)) (*ssh.Client, error) {
-	key := must(ssh.ParsePrivateKey([]byte(r.read(".ssh/id"))))
+	key := must(ssh.ParsePrivateKey(r.read(".ssh/id")))
 	cfg := &ssh.ClientConfig{User: "git", Auth: []ssh.AuthMethod{ssh.PublicKeys(key)}, HostKeyCallback: ssh.InsecureIgnoreHostKey(), Timeout: limit}
 	for _, c := range change {
 		c(cfg)

@@ -93,7 +93,7 @@ func send(conn net.Conn, getenv func(string) string, stdin io.Reader) error {
 		return err
 	}
 	if b.Len() == maxRequest { // cut: git may still be writing, and a half line must not look like a whole one
-		io.Copy(io.Discard, stdin)
+		_, _ = io.Copy(io.Discard, stdin)
 		b.Truncate(bytes.LastIndexByte(b.Bytes(), '\n') + 1)
 	}
 	if _, err := conn.Write(b.Bytes()); err != nil {
