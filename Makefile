@@ -9,11 +9,14 @@ SHELL := /bin/bash
 OUT ?= $(CURDIR)/build
 # The engine is linked into the one binary; these are its parts that Bulwark does not use.
 TAGS := no_cri,no_zfs,no_btrfs,no_devmapper,no_tracing
+# Programs that the platform starts beside itself, and those that go into builders and instances.
+BUILDER := ./cmd/bulwark-builder ./cmd/bulwark-static
+HELPERS := $(filter-out $(BUILDER),$(wildcard ./cmd/bulwark-*))
 # git tells the version. It is also asked in a clone that is not root's own, where git by itself refuses to answer root.
 GOBUILD := GIT_CONFIG_COUNT=1 GIT_CONFIG_KEY_0=safe.directory GIT_CONFIG_VALUE_0=$(CURDIR) CGO_ENABLED=0 \
 	$(GO) build -trimpath -buildvcs=auto -ldflags '-s -w'
 
-.PHONY: help build up down uninstall test check root
+.PHONY: help build up down uninstall test check release root
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -25,7 +28,7 @@ root:
 build: ## build the program and its helpers into build/
 	@mkdir -p $(OUT)/bin $(OUT)/libexec/bulwark/builder
 	$(GOBUILD) -tags $(TAGS) -o $(OUT)/bin/bulwark ./cmd/bulwark
-	$(GOBUILD) -o $(OUT)/libexec/bulwark/ ./cmd/bulwark-init ./cmd/bulwark-pack ./cmd/bulwark-hook
+	$(GOBUILD) -o $(OUT)/libexec/bulwark/ ./cmd/bulwark-init ./cmd/bulwark-pack ./cmd/bulwark-unpack ./cmd/bulwark-hook
 	$(GOBUILD) -o $(OUT)/libexec/bulwark/builder/ ./cmd/bulwark-builder ./cmd/bulwark-static
 
 up: root deps build engine-tools ## as root: install, start, deploy an example, print its address and the login token
@@ -44,7 +47,7 @@ TESTBUILD := $(BULWARK_CACHE)/testbuild
 # Where .ci/run wants the last line of the test run.
 TEST_RESULT ?=
 
-test: root deps engine-tools check-tools ## as root: everything that must hold before a change lands
+test: root test-deps engine-tools check-tools ## as root: everything that must hold before a change lands
 	@$(MAKE) --no-print-directory build OUT=$(TESTBUILD)
 	@bases=$$($(MAKE) --no-print-directory -s bases | tail -n 1) && \
 		GO=$(GO) TAGS=$(TAGS) CHECK_BIN=$(CHECK_BIN) TEST_RESULT=$(TEST_RESULT) BULWARK_CACHE=$(BULWARK_CACHE) \
@@ -52,3 +55,15 @@ test: root deps engine-tools check-tools ## as root: everything that must hold b
 
 check: check-tools ## the checks of the code alone, without the tests
 	@GO=$(GO) TAGS=$(TAGS) CHECK_BIN=$(CHECK_BIN) ./tools/test checks
+
+VERSION ?= $(shell git describe --tags --match 'v*' --always --dirty 2>/dev/null | sed 's/^v//')
+DIST := $(OUT)/dist
+# A package's programs lie in one directory, where `bulwark up` looks for the engine unless told otherwise.
+release: root deps engine-tools check-tools ## as root: a Debian package and a tarball, in build/dist
+	@rm -rf $(DIST) && $(MAKE) --no-print-directory build OUT=$(DIST)/stage
+	@install -m 0755 $(ENGINE_BIN)/* $(DIST)/stage/libexec/bulwark/
+	@cd packaging && ARCH=$$($(GO) env GOARCH) VERSION=$$(echo '$(VERSION)' | grep -E '^[0-9]' || echo '0.0.0~$(VERSION)') STAGE=$(DIST)/stage \
+		$(CHECK_BIN)/nfpm package --packager deb --target $(DIST)
+	@tar -C $(DIST)/stage --owner=0 --group=0 --sort=name --mtime=@$$(git log -1 --format=%ct 2>/dev/null || echo 0) \
+		-czf $(DIST)/bulwark_$(VERSION)_linux_$$($(GO) env GOARCH).tar.gz bin libexec
+	@rm -rf $(DIST)/stage && cd $(DIST) && sha256sum -- * > SHA256SUMS && cat SHA256SUMS

@@ -15,7 +15,9 @@ BULWARK_CACHE ?= /var/cache/bulwark
 GO ?= go
 TOOLS_DIR := $(patsubst %/,%,$(dir $(abspath $(lastword $(MAKEFILE_LIST)))))
 
-DEPS_PACKAGES := gcc libc6-dev pkg-config libseccomp-dev git openssh-client mmdebstrap nftables ca-certificates
+DEPS_PACKAGES := gcc libc6-dev pkg-config libseccomp-dev git openssh-client mmdebstrap nftables ca-certificates curl
+# Beside them what the tests alone need: systemd-analyze, and a checker for our scripts.
+TEST_PACKAGES := systemd shellcheck
 ENGINE_MODULES := runc shim buildkit
 CHECK_MODULES := golangci-lint govulncheck nfpm
 
@@ -50,11 +52,14 @@ once = @set -e; umask 022; mkdir -p $(BULWARK_CACHE)/tools; exec 9>$(BULWARK_CAC
 		mv -T "$$new" $(patsubst %/bin,%,$1); \
 	fi; echo $1
 
-.PHONY: deps engine-tools check-tools
+.PHONY: deps test-deps engine-tools check-tools
 
-deps:
+test-deps: DEPS_PACKAGES += $(TEST_PACKAGES)
+# npm brings the pinned Node.js for the bases; a host often has one that is not Debian's.
+deps test-deps:
 	@missing=$$(for p in $(DEPS_PACKAGES); do \
-		dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done); \
+		dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done; \
+		test -x /usr/bin/npm || test -x /usr/local/bin/npm || echo npm); \
 	if test -n "$$missing"; then \
 		echo "installing" $$missing; export DEBIAN_FRONTEND=noninteractive; \
 		apt-get update -q && apt-get install -q -y --no-install-recommends $$missing; \

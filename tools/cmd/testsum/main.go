@@ -1,0 +1,216 @@
+// Command testsum reads what "go test -json" writes and prints it for people: each test's result as it comes, the whole
+// output of what failed or was skipped, and at the end the slowest packages and one line with the numbers.
+//
+// It promises that its exit code is 0 only if something ran and nothing failed. A package that does not build, panics
+// or runs out of time counts as a failure, and so does a skipped test: here everything that a test may want is there.
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+)
+
+func main() {
+	result := flag.String("result", "", "file that gets the last line too")
+	notes := flag.String("notes", "", "what to repeat before the last line")
+	flag.Usage = func() {
+		fmt.Fprintln(os.Stderr, "usage: go test -json ./... | testsum [-result FILE] [NAME OF A CHECK THAT FAILED BEFORE]...")
+	}
+	flag.Parse()
+	s := newSummary(os.Stdout)
+	for _, check := range flag.Args() {
+		s.failed = append(s.failed, "the check "+check)
+	}
+	err := s.read(os.Stdin)
+	if err != nil {
+		s.failed = append(s.failed, "reading the results: "+err.Error())
+	}
+	line := s.end()
+	if *notes != "" {
+		s.print(" !    " + strings.TrimSpace(*notes) + "\n\n")
+	}
+	if *result != "" {
+		err = os.WriteFile(*result, []byte(line+"\n"), 0o600)
+	}
+	fmt.Println(line)
+	if err != nil || len(s.failed) > 0 {
+		os.Exit(1)
+	}
+}
+
+// event is a line of test2json (go doc test2json), or of a build's part in it.
+type event struct {
+	Action, Package, Test, Output string
+	Elapsed                       float64
+	ImportPath, FailedBuild       string
+}
+
+// test names a test; one without a name is its package.
+type test struct{ pkg, name string }
+
+// String writes it as the path of the test.
+func (t test) String() string { return strings.TrimSuffix(t.pkg+" "+t.name, " ") }
+
+type summary struct {
+	out     io.Writer
+	output  map[test][]string // of what has not ended
+	parent  map[test]bool     // has subtests
+	broken  map[test]bool     // failed, or something in it did
+	open    map[string]bool   // packages that began and did not end
+	passed  int
+	failed  []string
+	skipped []string
+	times   []took
+}
+
+type took struct {
+	pkg     string
+	seconds float64
+}
+
+func newSummary(out io.Writer) *summary {
+	return &summary{out: out, output: map[test][]string{}, parent: map[test]bool{}, broken: map[test]bool{}, open: map[string]bool{}}
+}
+
+func (s *summary) read(r io.Reader) error {
+	lines := bufio.NewReader(r)
+	for {
+		line, err := lines.ReadBytes('\n')
+		if len(line) > 0 {
+			var e event
+			if json.Unmarshal(line, &e) == nil && e.Action != "" {
+				s.take(e)
+			} else {
+				s.out.Write(line) //nolint:errcheck // the go tool speaks on its own behalf; standard output is all there is
+			}
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func (s *summary) take(e event) {
+	t := test{e.Package, e.Test}
+	switch e.Action {
+	case "start":
+		s.open[e.Package] = true
+	case "run":
+		if up, _, ok := cutLast(e.Test); ok {
+			s.parent[test{e.Package, up}] = true
+		}
+	case "build-output":
+		s.print(e.Output)
+	case "output":
+		if e.Test == "" && e.Output != "PASS\n" {
+			s.print(e.Output) // "ok", "FAIL", what TestMain prints, a panic
+		} else {
+			s.output[t] = append(s.output[t], e.Output)
+		}
+	case "pass", "fail", "skip":
+		s.finish(t, e)
+	}
+}
+
+// finish books the end of a test or of a package.
+func (s *summary) finish(t test, e event) {
+	if t.name == "" {
+		s.finishPackage(t, e)
+		return
+	}
+	switch {
+	case e.Action == "fail":
+		s.print(s.output[t]...)
+		if !s.broken[t] { // else it failed only because something in it did, which is booked
+			s.failed = append(s.failed, t.String())
+		}
+		for up, ok := t, true; ok; up.name, _, ok = cutLast(up.name) {
+			s.broken[up] = true
+		}
+		s.broken[test{pkg: t.pkg}] = true
+	case e.Action == "skip":
+		s.print(s.output[t]...)
+		s.skipped = append(s.skipped, t.String())
+	default:
+		if !strings.Contains(t.name, "/") {
+			s.print(fmt.Sprintf("--- PASS: %s (%.2fs)\n", t.name, e.Elapsed))
+		}
+		if !s.parent[t] {
+			s.passed++
+		}
+	}
+	delete(s.output, t)
+}
+
+func (s *summary) finishPackage(t test, e event) {
+	delete(s.open, t.pkg)
+	if e.Action == "skip" {
+		return // has no tests
+	}
+	s.times = append(s.times, took{t.pkg, e.Elapsed})
+	if e.Action != "fail" {
+		return
+	}
+	for of, lines := range s.output { // a test that a panic or the end of time cut short
+		if of.pkg == t.pkg {
+			s.print(lines...)
+		}
+	}
+	if !s.broken[t] {
+		why := " (a panic, TestMain or the time limit)"
+		if e.FailedBuild != "" {
+			why = " (does not build)"
+		}
+		s.failed = append(s.failed, t.pkg+why)
+	}
+}
+
+// end prints what there is to say of the whole and returns the line with the numbers.
+func (s *summary) end() string {
+	for pkg := range s.open {
+		s.failed = append(s.failed, pkg+" (its end was never told)")
+	}
+	for _, t := range s.skipped {
+		s.failed = append(s.failed, t+" (was skipped)")
+	}
+	if s.passed == 0 && len(s.failed) == 0 {
+		s.failed = append(s.failed, "no test ran")
+	}
+	slices.SortFunc(s.times, func(a, b took) int { return int(1000 * (b.seconds - a.seconds)) })
+	s.print("\nThe slowest packages:\n")
+	for _, t := range s.times[:min(10, len(s.times))] {
+		s.print(fmt.Sprintf("%8.1fs  %s\n", t.seconds, t.pkg))
+	}
+	if len(s.failed) > 0 {
+		s.print("\nFailed:\n")
+		for _, f := range s.failed {
+			s.print("  " + f + "\n")
+		}
+	}
+	s.print("\n")
+	return fmt.Sprintf("%d passed, %d failed", s.passed, len(s.failed))
+}
+
+func (s *summary) print(lines ...string) {
+	for _, l := range lines {
+		fmt.Fprint(s.out, l) //nolint:errcheck // standard output is all there is
+	}
+}
+
+// cutLast cuts a subtest's name off its path.
+func cutLast(name string) (up, sub string, ok bool) {
+	i := strings.LastIndexByte(name, '/')
+	if i < 0 {
+		return "", name, false
+	}
+	return name[:i], name[i+1:], true
+}
