@@ -13,7 +13,7 @@ TAGS := no_cri,no_zfs,no_btrfs,no_devmapper,no_tracing
 BUILDER := ./cmd/bulwark-builder ./cmd/bulwark-static
 HELPERS := $(filter-out $(BUILDER),$(wildcard ./cmd/bulwark-*))
 # git tells the version. It is also asked in a clone that is not root's own, where git by itself refuses to answer root.
-GOBUILD := GIT_CONFIG_COUNT=1 GIT_CONFIG_KEY_0=safe.directory GIT_CONFIG_VALUE_0=$(CURDIR) CGO_ENABLED=0 \
+GOBUILD := umask 022; GIT_CONFIG_COUNT=1 GIT_CONFIG_KEY_0=safe.directory GIT_CONFIG_VALUE_0=$(CURDIR) CGO_ENABLED=0 \
 	$(GO) build -trimpath -buildvcs=auto -ldflags '-s -w'
 
 .PHONY: help build up down uninstall test check release root
@@ -26,7 +26,7 @@ root:
 	@$(GO) version >/dev/null || { echo " !    Go is not installed, see https://go.dev/doc/install. The version that is needed is in go.mod." >&2; exit 1; }
 
 build: ## build the program and its helpers into build/
-	@mkdir -p $(OUT)/bin $(OUT)/libexec/bulwark/builder
+	@umask 022; mkdir -p $(OUT)/bin $(OUT)/libexec/bulwark/builder
 	$(GOBUILD) -tags $(TAGS) -o $(OUT)/bin/bulwark ./cmd/bulwark
 	$(GOBUILD) -o $(OUT)/libexec/bulwark/ ./cmd/bulwark-init ./cmd/bulwark-pack ./cmd/bulwark-unpack ./cmd/bulwark-hook
 	$(GOBUILD) -o $(OUT)/libexec/bulwark/builder/ ./cmd/bulwark-builder ./cmd/bulwark-static

@@ -18,6 +18,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"testing"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -41,6 +42,7 @@ import (
 //	json PATH RE                     the value at PATH (as in 0.state) of the JSON in stdout matches
 //	json PATH                        it is there, and becomes stdout; ! json PATH: it is not there
 //	put NAME FILE [RE]               set a variable to what a file (or stdout) has, or to the first group that RE finds in it
+//	archive FILE VERSION             make an image of the stories' app elsewhere, as an OCI archive
 //	size BYTES FILE                  make a file of so many bytes
 //	random FILE                      make a file with a text that is nowhere else
 //	load start|stop|check NAME …     a steady load, see load_test.go
@@ -62,7 +64,7 @@ import (
 // commands returns them.
 func commands() map[string]func(*testscript.TestScript, bool, []string) {
 	return map[string]func(*testscript.TestScript, bool, []string){
-		"as": as, "token": token, "login": login, "app": layOut, "release": commit, "deploy": deploy,
+		"as": as, "token": token, "login": login, "app": layOut, "release": commit, "deploy": deploy, "archive": archive,
 		"https":  func(ts *testscript.TestScript, neg bool, args []string) { request(ts, neg, "https", args) },
 		"http":   func(ts *testscript.TestScript, neg bool, args []string) { request(ts, neg, "http", args) },
 		"until":  until,
@@ -82,6 +84,7 @@ type story struct {
 	loads map[string]*load
 	work  string
 
+	t      *testing.T
 	unlock func() // lets others make tokens
 }
 
@@ -90,7 +93,7 @@ type storyKey struct{}
 func of(ts *testscript.TestScript) *story { return ts.Value(storyKey{}).(*story) }
 
 func setup(env *testscript.Env) error {
-	s := &story{on: shared, here: map[string]*installation{"main": shared}, loads: map[string]*load{}, work: env.WorkDir}
+	s := &story{on: shared, here: map[string]*installation{"main": shared}, loads: map[string]*load{}, work: env.WorkDir, t: env.T().(*player).T}
 	env.Values[storyKey{}] = s
 	name := filepath.Base(env.WorkDir)
 	name = strings.TrimPrefix(name, "script-")
@@ -460,8 +463,13 @@ func another(ts *testscript.TestScript, _ bool, args []string) {
 		i, err = newInstallation(with, fmt.Sprintf("%s-%d", args[0], os.Getpid()))
 		s.here[args[0]] = i
 		ts.Defer(func() {
+			if s.t.Failed() {
+				s.t.Logf("logs of %s:\n%s", args[0], i.logs())
+			}
 			if s.here[args[0]] == i { // nobody took it down
-				ts.Check(i.down())
+				if err := i.down(); err != nil {
+					s.t.Errorf("%v\n%s", err, i.logs())
+				}
 			}
 		})
 		ts.Check(err)

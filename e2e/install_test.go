@@ -229,9 +229,14 @@ func (i *installation) down() error {
 	if left := i.processes(); err == nil && len(left) > 0 && pending() {
 		err = fmt.Errorf("after bulwark down, before uninstall, there still run:\n%s", strings.Join(left, "\n"))
 	}
+	if err != nil { // so that the rest can go all the same
+		i.run("down", "--force")
+	}
 	_, uerr := i.run("uninstall", "--yes")
-	err = errors.Join(err, uerr, i.nothingLeft())
-	return errors.Join(err, os.RemoveAll(i.dir))
+	if uerr == nil {
+		uerr = errors.Join(i.nothingLeft(), os.RemoveAll(i.dir))
+	}
+	return errors.Join(err, uerr)
 }
 
 // nothingLeft looks for all that an installation has on a machine.

@@ -62,7 +62,7 @@ func main(m *testing.M) (code int, err error) {
 	}
 	fmt.Fprintf(os.Stderr, "e2e: installed and started in %.1f s\n", time.Since(began).Seconds())
 	code = m.Run()
-	if code != 0 {
+	if code != 0 && os.Getenv("BULWARK_E2E_KEEP") == "" {
 		fmt.Fprintln(os.Stderr, shared.logs())
 	}
 	if os.Getenv("BULWARK_E2E_KEEP") != "" {

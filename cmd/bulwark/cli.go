@@ -27,7 +27,7 @@ func userCommands(e *env) []*cobra.Command {
 		c.loginCommand(), c.logoutCommand(), c.whoamiCommand(), c.keysCommand(),
 		c.appsCommand(), c.gitCommand(), c.openCommand(),
 		c.configCommand(), c.buildSecretsCommand(),
-		c.psCommand(), c.logsCommand(), c.runCommand(), c.deployCommand(), c.releasesCommand(), c.rollbackCommand(), c.buildsCommand(),
+		c.psCommand(), c.logsCommand(), c.runCommand(), c.cronCommand(), c.deployCommand(), c.releasesCommand(), c.rollbackCommand(), c.buildsCommand(),
 		c.domainsCommand(), c.egressCommand(),
 		c.verifyCommand(), c.statusCommand(), c.versionCommand(),
 	}

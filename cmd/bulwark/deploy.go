@@ -42,11 +42,12 @@ you sign for its bytes, and its image becomes a release.`
 
 // payload is what a deploy sends.
 type payload struct {
-	deploy statement.Deploy
-	what   string // for people
-	size   int64
-	write  func(io.Writer) error
-	close  func() error
+	deploy  statement.Deploy
+	what    string // for people
+	smaller string // how to make it smaller
+	size    int64
+	write   func(io.Writer) error
+	source  io.Closer
 }
 
 func (c *cli) deploy(ctx context.Context, args []string, image, message string) error {
@@ -72,14 +73,14 @@ func (c *cli) deploy(ctx context.Context, args []string, image, message string) 
 	if err != nil {
 		return err
 	}
-	defer p.close()
+	defer p.source.Close()
 	p.deploy.Message = message
 	if err := p.deploy.Check(); err != nil {
 		return usage(err)
 	}
 	if p.size > tree.MaxArchive {
 		return bulwark.Fail(bulwark.KindTooLarge, fmt.Sprintf("It is %s; at most %s are taken.", size(p.size), size(tree.MaxArchive)),
-			"Leave out what the build does not need, with lines in .bulwarkignore.", nil)
+			p.smaller, nil)
 	}
 	if err := c.upload(ctx, s, name, p); err != nil {
 		return err
@@ -141,7 +142,8 @@ func (c *cli) packFolder(ctx context.Context, dir string) (*payload, error) {
 	if err != nil {
 		return nil, errors.Join(err, t.Close())
 	}
-	return &payload{deploy: statement.Deploy{Tree: t.Digest}, what: counted(len(t.Entries), "file"), size: n, write: t.Write, close: t.Close}, nil
+	return &payload{deploy: statement.Deploy{Tree: t.Digest}, what: counted(len(t.Entries), "file"),
+		smaller: "Leave out what the build does not need, with lines in .bulwarkignore.", size: n, write: t.Write, source: t}, nil
 }
 
 func packImage(path string) (*payload, error) {
@@ -152,7 +154,7 @@ func packImage(path string) (*payload, error) {
 	if err != nil {
 		return nil, unreadable(err)
 	}
-	p := &payload{what: "an image archive", close: f.Close}
+	p := &payload{what: "an image archive", smaller: "Leave out of the image what the app does not need to run.", source: f}
 	fail := func(err error) (*payload, error) { return nil, errors.Join(err, f.Close()) }
 	info, err := f.Stat()
 	if err != nil || !info.Mode().IsRegular() {

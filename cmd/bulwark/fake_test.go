@@ -211,11 +211,11 @@ func (f *fake) reads(mux *http.ServeMux) {
 		return out, nil
 	}))
 	mux.HandleFunc("POST /v1/apps/{app}/config/reveal", f.mine(func(r *http.Request, _ *fakeApp) (any, error) {
-		rec, err := f.submit(r)
+		env, err := signed(r)
 		if err != nil {
 			return nil, err
 		}
-		sealed, err := f.ledger.Reveal(r.Context(), rec)
+		sealed, err := f.ledger.Reveal(r.Context(), env)
 		return map[string][]byte{"sealed": sealed}, err
 	}))
 	mux.HandleFunc("GET /v1/apps/{app}/proof", f.mine(f.proof))

@@ -183,7 +183,7 @@ func (e *edge) putCertificates(r *http.Request) error {
 	if err != nil {
 		return errors.Join(errors.New("encode certificates"), err)
 	}
-	if err := e.store.keep("certs", stored); err != nil {
+	if err := e.store.keep(keptCerts, stored); err != nil {
 		return err
 	}
 	e.certs.serial++

@@ -99,7 +99,7 @@ func (e *edge) putTable(r *http.Request) error {
 		}
 		force = append(force, id)
 	}
-	return e.tables.swap(t, force, func(b []byte) error { return e.store.keep("table", b) })
+	return e.tables.swap(t, force, func(b []byte) error { return e.store.keep(keptTable, b) })
 }
 
 func (e *edge) patchTable(r *http.Request) error {
@@ -111,7 +111,7 @@ func (e *edge) patchTable(r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return e.tables.patch(p, func(b []byte) error { return e.store.keep("table", b) })
+	return e.tables.patch(p, func(b []byte) error { return e.store.keep(keptTable, b) })
 }
 
 // drain waits until an instance that left the table has no request any more, and returns how many are left.

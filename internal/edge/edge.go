@@ -45,7 +45,7 @@ type Config struct {
 
 	ServerUID, NodeUID, DialUID uint32 // who may connect to them
 
-	// Restored is what the supervisor gave back from its store, by name ("table…", "certs…"); others are ignored.
+	// Restored is what the supervisor gave back from its store, by name ("table…", "certificates…"); others are ignored.
 	Restored map[string][]*os.File
 	// Keeper keeps table and certificates over a restart; nil: they are lost.
 	Keeper Keeper
@@ -196,12 +196,12 @@ func (e *edge) leave(servers []*serving, cancel context.CancelFunc) {
 // restore takes back what a predecessor stored. What cannot be read is left out with a line in the log: serving some
 // is better than serving none.
 func (e *edge) restore() {
-	if t, name, ok := newest(e.cfg.Restored, "table", decodeTable, func(t bulwark.Table) uint64 { return t.Generation }, e.cfg.Logger); ok {
-		e.store.last["table"] = name
+	if t, name, ok := newest(e.cfg.Restored, keptTable, decodeTable, func(t bulwark.Table) uint64 { return t.Generation }, e.cfg.Logger); ok {
+		e.store.adopt(keptTable, name, e.cfg.Restored)
 		e.tables.install(t)
 	}
-	if c, name, ok := newest(e.cfg.Restored, "certs", decodeStoredCerts, func(c storedCerts) uint64 { return c.Serial }, e.cfg.Logger); ok {
-		e.store.last["certs"] = name
+	if c, name, ok := newest(e.cfg.Restored, keptCerts, decodeStoredCerts, func(c storedCerts) uint64 { return c.Serial }, e.cfg.Logger); ok {
+		e.store.adopt(keptCerts, name, e.cfg.Restored)
 		if err := e.certs.replace(c.Certificates); err != nil {
 			e.cfg.Logger.Error("cannot use the stored certificates", "error", err)
 		}

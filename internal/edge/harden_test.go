@@ -183,7 +183,7 @@ func TestHardenedProcessServes(t *testing.T) {
 		}
 		stored[string(buf[:n])] = true
 	}
-	if !stored["READY=1"] || !stored["FDSTORE=1\nFDNAME=table"] || !stored["FDSTORE=1\nFDNAME=certs"] {
+	if !stored["READY=1"] || !stored["FDSTORE=1\nFDNAME=table"] || !stored["FDSTORE=1\nFDNAME=certificates"] {
 		t.Errorf("the supervisor was told %v", stored)
 	}
 	for _, mode := range []string{"exec", "write"} {

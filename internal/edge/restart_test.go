@@ -145,6 +145,33 @@ func TestSpoiltStoreIsLeftOut(t *testing.T) {
 	}
 }
 
+// What is stored stays open: a new supervisor takes it back from this process. The older one is let go of.
+func TestStoreStaysOpen(t *testing.T) {
+	k := &keeper{files: map[string][]*os.File{}}
+	s := newStore(k)
+	var held []*os.File
+	for i := range 3 {
+		if err := s.keep("table", []byte{byte(i)}); err != nil {
+			t.Fatal(err)
+		}
+		held = append(held, s.open["table"][0])
+	}
+	for i, f := range held {
+		if _, err := f.Stat(); (err == nil) != (i == 2) {
+			t.Errorf("file %d: %v", i, err)
+		}
+	}
+	given := k.take()
+	next := newStore(k)
+	next.adopt("table", s.last["table"], given)
+	if len(given) > 0 || len(next.open["table"]) != 1 {
+		t.Error("what was given back was not taken")
+	}
+	if err := next.keep("table", []byte("new")); err != nil || len(k.files) != 1 {
+		t.Error("the store has not exactly the newest:", k.files, err)
+	}
+}
+
 // blocked is a writer that does not return.
 type blocked chan struct{}
 

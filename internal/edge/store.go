@@ -13,6 +13,13 @@ import (
 // maxStored bounds what is taken back from the supervisor's store, and what a control message may hold.
 const maxStored = 64 << 20
 
+// The things that are stored. The supervisor refuses a name that one of the edge's listeners has ("certs" is one), so that
+// what is handed over is never mistaken for a listener.
+const (
+	keptTable = "table"
+	keptCerts = "certificates"
+)
+
 // store hands sealed memory to the supervisor. Each thing alternates between two names and the older is removed only
 // when the newer is there, so that there is no moment at which the store holds none.
 type store struct {
@@ -20,9 +27,22 @@ type store struct {
 
 	mu   sync.Mutex
 	last map[string]string // the name under which a thing was stored last
+	// open is what was stored under that name. It stays open: when the supervisor dies or is replaced, the next one takes
+	// the descriptors back out of this process.
+	open map[string][]*os.File
 }
 
-func newStore(k Keeper) *store { return &store{keeper: k, last: map[string]string{}} }
+func newStore(k Keeper) *store {
+	return &store{keeper: k, last: map[string]string{}, open: map[string][]*os.File{}}
+}
+
+// adopt books that a predecessor stored the thing called name as files[stored], and takes those files.
+func (s *store) adopt(name, stored string, files map[string][]*os.File) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.last[name], s.open[name] = stored, files[stored]
+	delete(files, stored)
+}
 
 // keep stores data under name or its alternate.
 func (s *store) keep(name string, data []byte) error {
@@ -39,11 +59,12 @@ func (s *store) keep(name string, data []byte) error {
 	if err != nil {
 		return notKept(err)
 	}
-	defer f.Close()
 	if err := s.keeper.NotifyStore(next, f); err != nil {
+		f.Close()
 		return notKept(err)
 	}
-	s.last[name] = next
+	defer fdpass.CloseAll(s.open[name])
+	s.last[name], s.open[name] = next, []*os.File{f}
 	if before == "" {
 		return nil
 	}

@@ -54,7 +54,7 @@ CREATE TABLE formation (
 	process TEXT NOT NULL,
 	count   INTEGER NOT NULL,
 	PRIMARY KEY (app, process)
-) STRICT`}}
+) STRICT`}, cronMigration()}
 }
 
 const columns = `id, project, app, release, process, number, want, candidate, crashes, not_before, started, reason`

@@ -159,6 +159,10 @@ func (e *Engine) loop(app bulwark.AppID) {
 		op, ok, err := e.next(app)
 		if err != nil {
 			e.log.Error("operations cannot be read", "error", err)
+			select { // a full disk must not keep a processor busy
+			case <-e.ctx.Done():
+			case <-time.After(time.Second):
+			}
 		}
 		if !ok {
 			e.mu.Lock()

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/pkg/cio"
+	"golang.org/x/sys/unix"
 
 	"github.com/bulwark-paas/bulwark"
 	"github.com/bulwark-paas/bulwark/internal/build/buildspec"
@@ -102,22 +103,32 @@ func (b *builds) source(ctx context.Context, id bulwark.BuildID, cause bulwark.D
 		_, err := io.Copy(io.Discard, body)
 		return err
 	}
-	dir := b.dir(id)
-	if err := os.RemoveAll(dir); err != nil { // of an attempt that was cut off
+	// It is brought into a folder that nobody knows, and appears whole, once: a second source for the same build finds the
+	// first one there and changes nothing.
+	dir, err := os.MkdirTemp(b.config.Dir, "in-")
+	if err != nil {
 		return err
 	}
+	defer os.RemoveAll(dir) // no effect once renamed
 	if err := files.Dir(dir, 0o711, 0); err != nil {
 		return err
 	}
 	what, err := b.bring(ctx, receipt, app, dir, body)
 	if err != nil {
-		return errors.Join(err, os.RemoveAll(dir))
+		return err
 	}
 	text, err := json.Marshal(what)
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(dir, sourcedFile), text, 0o600)
+	if err := files.Write(filepath.Join(dir, sourcedFile), text, 0o600); err != nil {
+		return err
+	}
+	err = unix.Renameat2(unix.AT_FDCWD, dir, unix.AT_FDCWD, b.dir(id), unix.RENAME_NOREPLACE)
+	if errors.Is(err, unix.EEXIST) {
+		_, err = readSourced(b.dir(id), cause)
+	}
+	return err
 }
 
 // build starts a build, or joins it, and passes its events on until its end.
@@ -166,8 +177,7 @@ func (b *builds) run(in nodeapi.Build) *buildRun {
 	if r, ok := b.runs[in.Build]; ok {
 		return r
 	}
-	ctx, cancel := context.WithTimeoutCause(context.Background(), buildTime,
-		bulwark.Fail(bulwark.KindFailed, "The build took longer than 30 minutes and was stopped.", "Look at its last step: bulwark builds show.", nil))
+	ctx, cancel := context.WithCancel(context.Background())
 	r := &buildRun{cancel: cancel}
 	b.runs[in.Build] = r
 	go func() {
@@ -220,8 +230,15 @@ func (b *builds) perform(ctx context.Context, in nodeapi.Build, r *buildRun) (*n
 			return nil, ctx.Err()
 		}
 	}
+	ctx, cancel := context.WithTimeoutCause(ctx, buildTime,
+		bulwark.Fail(bulwark.KindFailed, "The build took longer than 30 minutes and was stopped.", "Look at its last step: bulwark builds show.", nil))
+	defer cancel()
 	started := time.Now()
-	dir := b.dir(in.Build)
+	// From here on the source is this run's: nobody can bring another one in its place.
+	dir := b.dir(in.Build) + ".run"
+	if err := os.Rename(b.dir(in.Build), dir); err != nil {
+		return nil, bulwark.Fail(bulwark.KindUnavailable, "The source of the build is not here.", "Push again.", err)
+	}
 	defer os.RemoveAll(dir)
 	what, err := readSourced(dir, in.Cause)
 	if err != nil {
@@ -464,11 +481,12 @@ func readEvents(from io.Reader, r *buildRun) (*bulwark.BuildResult, error) {
 		}
 		switch {
 		case e.Error != nil:
-			failed = e.Error
+			// Its words, not its word for what they are.
+			failed = bulwark.Fail(bulwark.KindFailed, cut(clean(e.Error.Message)), cut(clean(e.Error.Hint)), nil)
 		case e.Result != nil:
 			result = e.Result
-		case total < maxLog:
-			if total += len(lines.Bytes()); total >= maxLog {
+		case total < maxLog && (e.Log != "" || e.Stage != ""):
+			if total += len(lines.Bytes()) + 64; total >= maxLog {
 				e.Log = "(the rest of the log is cut)"
 			}
 			r.add(nodeapi.BuildEvent{Log: clean(e.Log), Stage: clean(e.Stage)})
@@ -478,6 +496,15 @@ func readEvents(from io.Reader, r *buildRun) (*bulwark.BuildResult, error) {
 		failed = lines.Err()
 	}
 	return result, failed
+}
+
+// cut bounds a sentence of somebody else's.
+func cut(s string) string {
+	const most = 2000
+	if len(s) > most {
+		return strings.ToValidUTF8(s[:most], "") + "…"
+	}
+	return s
 }
 
 // clean keeps a line from driving a terminal.

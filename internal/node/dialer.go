@@ -23,6 +23,9 @@ type dialer struct {
 func (d *dialer) register(ctx context.Context, e dial.Entry) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if ctx.Err() != nil {
+		return ctx.Err() // it ends: what is registered now would stay for ever
+	}
 	d.entries[e.Registration.Instance] = e
 	if d.client == nil {
 		return d.connect(ctx)
@@ -31,6 +34,14 @@ func (d *dialer) register(ctx context.Context, e dial.Entry) error {
 		return d.connect(ctx) // a sync carries the entry too
 	}
 	return nil
+}
+
+// knows tells whether dial was told of an instance.
+func (d *dialer) knows(id bulwark.InstanceID) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	_, ok := d.entries[id]
+	return ok
 }
 
 func (d *dialer) unregister(ctx context.Context, id bulwark.InstanceID) error {

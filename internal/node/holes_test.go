@@ -15,6 +15,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -25,6 +26,7 @@ import (
 	"github.com/bulwark-paas/bulwark"
 	"github.com/bulwark-paas/bulwark/internal/dial"
 	"github.com/bulwark-paas/bulwark/internal/enrol"
+	"github.com/bulwark-paas/bulwark/internal/fdpass"
 	"github.com/bulwark-paas/bulwark/internal/node/ledger"
 	"github.com/bulwark-paas/bulwark/internal/node/nodeapi"
 	"github.com/bulwark-paas/bulwark/internal/process"
@@ -223,4 +225,82 @@ func pushedLedger(t *testing.T) (*ledger.Ledger, bulwark.Digest) {
 	r, err := l.Push(t.Context(), app, append([]byte(payload), sshsig.Armor(sig)...))
 	must(t, err)
 	return l, r.Digest
+}
+
+// A person claims more host names for one app than fit into one message to dial. That app has a fault then, and no other.
+func TestHoleOneAppsHostsBlindDial(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "dial")
+	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: path, Net: "unixpacket"})
+	must(t, err)
+	defer l.Close()
+	go func() { // a dial that takes everything
+		for {
+			c, err := l.AcceptUnix()
+			if err != nil {
+				return
+			}
+			go func() {
+				conn := fdpass.New(c)
+				defer conn.Close()
+				for {
+					var any json.RawMessage
+					files, err := conn.Receive(&any)
+					fdpass.CloseAll(files)
+					if err != nil || conn.Send(struct{}{}) != nil {
+						return
+					}
+				}
+			}()
+		}
+	}()
+	d := &dialer{path: path, log: slog.New(slog.DiscardHandler), entries: map[bulwark.InstanceID]dial.Entry{}}
+	null, err := os.Open(os.DevNull)
+	must(t, err)
+	defer null.Close()
+	entry := func(hosts int) dial.Entry {
+		r := bulwark.Registration{Instance: bulwark.NewInstanceID(), App: bulwark.NewAppID()}
+		for range hosts {
+			r.Hosts = append(r.Hosts, bulwark.HostName(strings.Repeat("a23456789.", 24)+"net"))
+		}
+		return dial.Entry{Registration: r, NetNS: null}
+	}
+	must(t, d.register(t.Context(), entry(1)))
+	_ = d.register(t.Context(), entry(1000)) // 250 kB of claims
+	if err := d.register(t.Context(), entry(1)); err != nil {
+		t.Fatalf("another app's instance cannot be registered: %v", err)
+	}
+}
+
+// An instance prints without ever ending a line; whoever reads its log must not have the node keep all of it in memory.
+func TestHoleLogLineWithoutEnd(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	f, err := os.Create(path)
+	must(t, err)
+	must(t, f.Truncate(32<<20)) // what the collector has given back reads as zeros
+	defer f.Close()
+	rewind := func() { _, err := f.Seek(0, io.SeekStart); must(t, err) }
+	rewind()
+	n := &Node{}
+	w := httptest.NewRecorder()
+	n.follows(t.Context(), w, f, nodeapi.Logs{})
+	for dec := json.NewDecoder(w.Body); dec.More(); {
+		var l json.RawMessage
+		must(t, dec.Decode(&l))
+		if len(l) > 1<<20 {
+			t.Fatalf("one line of %d bytes, of which the reader takes 1 MiB at most", len(l))
+		}
+	}
+	rewind()
+	if got := int(allocated(t, func() { n.follows(t.Context(), httptest.NewRecorder(), f, nodeapi.Logs{}) })); got > 16<<20 {
+		t.Fatalf("%d MiB were allocated for it", got>>20)
+	}
+}
+
+func allocated(t *testing.T, f func()) uint64 {
+	t.Helper()
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	f()
+	runtime.ReadMemStats(&after)
+	return after.TotalAlloc - before.TotalAlloc
 }

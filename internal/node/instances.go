@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -79,6 +80,7 @@ type instance struct {
 	gone    chan struct{}      // closed when the process ended
 	// collected is closed when all of its output is in the app's log.
 	collected chan struct{}
+	watched   chan struct{} // closed when the watch has ended
 }
 
 // dirs are the node's places.
@@ -92,6 +94,9 @@ type dirs struct {
 
 // start starts an instance of a release: nothing is taken from the caller but the bundle, which is verified in whole.
 func (n *instances) start(ctx context.Context, in nodeapi.Start) (*nodeapi.Instance, error) {
+	if in.Instance == "" || in.Process == "" {
+		return nil, bulwark.Invalid("An instance needs an id and a process type.", "")
+	}
 	if n.halting.Load() {
 		return nil, bulwark.Failf(bulwark.KindUnavailable, "The platform is being stopped.")
 	}
@@ -167,7 +172,8 @@ func newInstance(in nodeapi.Start, launch *ledger.Launch, address netip.Addr) *i
 		labelAddress: address.String(), labelPort: strconv.Itoa(int(i.port)), labelHealth: i.health, labelName: i.name,
 	}
 	if in.Job {
-		i.once(nodeapi.KindJob, string(in.Process), "")
+		command, _ := job(r, in.Process) // start has looked it up
+		i.once(nodeapi.KindJob, string(in.Process), strings.Join(command.Argv, " "), r.Sizes[in.Process])
 	}
 	return i
 }
@@ -205,22 +211,25 @@ func (n *instances) run(ctx context.Context, i *instance, launch *ledger.Launch,
 		Mounts:   []driver.Mount{{Source: socket, Target: "/.bulwark/socket"}},
 		Hostname: string(r.Name),
 		LogFile:  n.logFile(i.Instance.Instance),
-		Network:  func(pid int) error { return n.router.Connect(i.Instance.Instance, pid, i.address) },
+		Network: func(pid int) (err error) {
+			// Before the start: afterwards the number may be somebody else's.
+			if i.netns, err = network.Namespace(pid); err != nil {
+				return err
+			}
+			return n.router.Connect(i.Instance.Instance, pid, i.address)
+		},
 	}
 	if i.amend != nil {
 		i.amend(&spec)
 	}
-	pid, err := n.driver.Start(ctx, spec)
-	if err != nil {
+	if _, err := n.driver.Start(ctx, spec); err != nil {
+		if i.netns != nil {
+			i.netns.Close()
+		}
 		return err
 	}
 	if err := <-served; err != nil {
 		n.log.Error("config was not fetched", "instance", i.Instance.Instance, "error", err)
-	}
-	i.netns, err = network.Namespace(pid)
-	if err != nil {
-		// It ended before it could be looked at; the watch will say so.
-		n.log.Info("instance ended at once", "instance", i.Instance.Instance)
 	}
 	return nil
 }
@@ -319,6 +328,7 @@ func (n *instances) logFile(id bulwark.InstanceID) string {
 func (n *instances) adopt(i *instance) {
 	ctx, cancel := context.WithCancel(context.Background())
 	i.stop = cancel
+	i.collected, i.watched = make(chan struct{}), make(chan struct{})
 	n.mu.Lock()
 	n.all[i.Instance.Instance] = i
 	end, early := n.early[i.Instance.Instance]
@@ -327,8 +337,10 @@ func (n *instances) adopt(i *instance) {
 		n.ended(end)
 	}
 	n.changed.send()
-	go n.watch(ctx, i)
-	i.collected = make(chan struct{})
+	go func() {
+		defer close(i.watched)
+		n.watch(ctx, i)
+	}()
 	go func() {
 		defer close(i.collected)
 		n.collect(context.WithoutCancel(ctx), i)
@@ -464,6 +476,7 @@ func (n *instances) end(ctx context.Context, in nodeapi.Stop) error {
 		return n.driver.Remove(ctx, in.Instance)
 	}
 	i.stop()
+	<-i.watched // the watch may be telling dial about it just now
 	if err := n.dial.unregister(ctx, in.Instance); err != nil {
 		n.log.Warn("dial did not forget an instance", "instance", in.Instance, "error", err)
 	}

@@ -201,7 +201,11 @@ func (n *Node) openBuilds(ctx context.Context, store *images.Store, engine *cont
 	if err != nil {
 		return err
 	}
-	for _, dir := range left {
+	unfinished, err := filepath.Glob(filepath.Join(c.BuildDir, "in-*"))
+	if err != nil {
+		return err
+	}
+	for _, dir := range append(left, unfinished...) {
 		if err := os.RemoveAll(dir); err != nil {
 			return err
 		}
@@ -255,17 +259,18 @@ func (n *Node) follow(ctx context.Context) {
 
 // resync notes the end of what ended while nobody listened.
 func (n *Node) resync(ctx context.Context) {
-	found, err := n.instances.driver.List(ctx)
-	if err != nil {
-		n.config.Log.Warn("the engine does not answer", "error", err)
-		return
-	}
+	// Those that are known first: what starts in between is then not missed in the list.
 	n.instances.mu.Lock()
 	gone := map[bulwark.InstanceID]int{}
 	for id := range n.instances.all {
 		gone[id] = 137 // a shim that died takes its container along
 	}
 	n.instances.mu.Unlock()
+	found, err := n.instances.driver.List(ctx)
+	if err != nil {
+		n.config.Log.Warn("the engine does not answer", "error", err)
+		return
+	}
 	for _, st := range found {
 		switch st.State {
 		case "stopped":

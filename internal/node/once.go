@@ -16,6 +16,7 @@ import (
 const (
 	labelKind    = "bulwark.kind"
 	labelCommand = "bulwark.command"
+	labelSize    = "bulwark.size"
 	labelUntil   = "bulwark.until"
 )
 
@@ -39,14 +40,14 @@ func job(r *statement.Release, name bulwark.ProcessType) (bulwark.Command, bool)
 }
 
 // once makes an instance one that runs once.
-func (i *instance) once(kind nodeapi.Kind, name, command string) {
+func (i *instance) once(kind nodeapi.Kind, name, command string, size bulwark.Size) {
 	command = clean(command)
 	if len(command) > maxCommand {
 		command = strings.ToValidUTF8(command[:maxCommand], "") + "…"
 	}
 	i.name, i.until = name, time.Now().Add(onceTime)
-	i.Kind, i.Name, i.Command = kind, name, command
-	i.labels[labelName], i.labels[labelKind], i.labels[labelCommand] = name, string(kind), command
+	i.Kind, i.Name, i.Command, i.Size = kind, name, command, size
+	i.labels[labelName], i.labels[labelKind], i.labels[labelCommand], i.labels[labelSize] = name, string(kind), command, string(size)
 	i.labels[labelUntil] = strconv.FormatInt(i.until.Unix(), 10)
 }
 
@@ -56,7 +57,7 @@ func (i *instance) onceFromLabels() {
 	if kind == "" {
 		return
 	}
-	i.Kind, i.Name, i.Command = kind, i.name, i.labels[labelCommand]
+	i.Kind, i.Name, i.Command, i.Size = kind, i.name, i.labels[labelCommand], bulwark.Size(i.labels[labelSize])
 	until, err := strconv.ParseInt(i.labels[labelUntil], 10, 64)
 	if err != nil {
 		until = 0 // nobody but the node writes labels; without one its time is up

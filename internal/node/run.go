@@ -156,7 +156,7 @@ func attach(s *driver.Spec, fifos string, tty bool, start terminal.Start, to ter
 // bringOnce starts a one-off instance.
 func (n *instances) bringOnce(ctx context.Context, o *oneOff, kind nodeapi.Kind, amend func(*driver.Spec)) (*instance, error) {
 	return n.bring(ctx, o.in, o.launch, bulwark.Command{Argv: o.body.Argv}, func(i *instance) {
-		i.once(kind, o.welcome.Name, strings.Join(o.body.Argv, " "))
+		i.once(kind, o.welcome.Name, strings.Join(o.body.Argv, " "), o.body.Size)
 		i.amend = func(s *driver.Spec) {
 			s.Limits = o.body.Size.Limits()
 			if amend != nil {

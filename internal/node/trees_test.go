@@ -6,8 +6,8 @@ import (
 	"context"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -24,7 +24,11 @@ func unpacking(t *testing.T) (b *builds, dir string, uid uint32) {
 	t.Helper()
 	top := t.TempDir()
 	b = &builds{config: buildConfig{Unpack: filepath.Join(top, "bulwark-unpack")}}
-	err := process.Run(t.Context(), process.Cmd{Path: filepath.Join(runtime.GOROOT(), "bin", "go"), Args: []string{"build", "-o", b.config.Unpack,
+	compiler, err := exec.LookPath("go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = process.Run(t.Context(), process.Cmd{Path: compiler, Args: []string{"build", "-o", b.config.Unpack,
 		"github.com/bulwark-paas/bulwark/cmd/bulwark-unpack"}, Dir: ".", Env: append(os.Environ(), "CGO_ENABLED=0")})
 	if err != nil {
 		t.Fatal(err)

@@ -221,20 +221,14 @@ func (n *Node) running(ctx context.Context, in nodeapi.Running) (*nodeapi.Envelo
 
 // reveal opens one value for the person who signed for it.
 func (n *Node) reveal(ctx context.Context, in nodeapi.Document) (*nodeapi.Sealed, error) {
-	r, err := n.ledger.Submit(ctx, in.Envelope)
-	if err != nil {
-		return nil, err
-	}
-	if r.Kind != statement.KindConfigReveal {
-		return nil, bulwark.Invalid("The statement asks for something else.", "")
-	}
-	sealed, err := n.ledger.Reveal(ctx, r)
+	sealed, err := n.ledger.Reveal(ctx, in.Envelope)
 	return &nodeapi.Sealed{Sealed: sealed}, err
 }
 
 // events tells, line by line, that something changed; who listens asks for the instances then.
 func (n *Node) events(w http.ResponseWriter, r *http.Request) {
 	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
 	for {
 		wake := n.instances.changed.wait()
 		if err := enc.Encode(n.instances.list()); err != nil {
@@ -251,12 +245,16 @@ func (n *Node) events(w http.ResponseWriter, r *http.Request) {
 
 func (n *Node) build(w http.ResponseWriter, r *http.Request) {
 	var in nodeapi.Build
-	if err := read(r, &in); err != nil {
+	err := read(r, &in)
+	if err == nil && (in.Build == "" || in.Cause == "") {
+		err = bulwark.Invalid("A build needs an id and a cause.", "")
+	}
+	if err != nil {
 		n.refuse(w, err)
 		return
 	}
 	enc := json.NewEncoder(w)
-	err := n.builds.build(r.Context(), in, func(e nodeapi.BuildEvent) error {
+	err = n.builds.build(r.Context(), in, func(e nodeapi.BuildEvent) error {
 		if err := enc.Encode(e); err != nil {
 			return err
 		}

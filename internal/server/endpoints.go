@@ -85,6 +85,8 @@ func (s *Server) endpoints(a *api.API) {
 	api.Register(a, api.Op{ID: "get-config", Method: get, Path: "/apps/{app}/config", Summary: "Names of config variables", Action: access.ReadApp}, s.getConfig)
 	api.Register(a, api.Op{ID: "reveal-config", Method: post, Path: "/apps/{app}/config/reveal", Summary: "Reveal a value to who signed for it", Action: access.RevealConfig}, s.reveal)
 	api.Register(a, api.Op{ID: "get-proof", Method: get, Path: "/apps/{app}/proof", Summary: "What verifies an app", Action: access.ReadApp}, s.proof)
+	api.Register(a, api.Op{ID: "list-cron", Method: get, Path: "/apps/{app}/cron", Summary: "List cron jobs and their last runs", Action: access.ReadApp}, s.listCron)
+	api.Register(a, api.Op{ID: "run-cron", Method: post, Path: "/apps/{app}/cron/{job}/run", Summary: "Run a cron job now", Action: access.RunCron}, s.runCron)
 	api.Upgrade(a, api.Op{ID: "run-app", Method: post, Path: "/apps/{app}/run", Summary: "Run a command in a one-off instance", Action: access.RunApp}, s.run)
 	api.Stream(a, api.Op{ID: "watch-operation", Method: get, Path: "/apps/{app}/operations/{operation}/events", Summary: "Follow an operation", Action: access.ReadOperation}, s.watch)
 	api.Stream(a, api.Op{ID: "read-logs", Method: get, Path: "/apps/{app}/logs", Summary: "Read logs", Action: access.ReadLogs}, s.logs)

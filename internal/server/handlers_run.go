@@ -54,7 +54,7 @@ func (s *Server) listInstances(ctx context.Context, _ access.Actor, in *AppPath)
 		}
 		out = append(out, v)
 	}
-	return out, nil
+	return append(out, s.once(a.ID)...), nil
 }
 
 func (s *Server) scale(ctx context.Context, actor access.Actor, in *scaleIn) (client.App, error) {

@@ -65,6 +65,7 @@ type Server struct {
 	node      *nodeapi.Client
 	jobs      *job.Engine
 	instances *instance.Manager
+	cron      *instance.Cron
 	routes    *route.Pusher
 	gate      *source.Gate
 	uploads   *source.Uploads
@@ -91,6 +92,7 @@ func Run(ctx context.Context, c Config, ready func()) error {
 	defer cancel()
 	wg.Go(func() { s.instances.Run(ctx, s.routes) })
 	wg.Go(func() { s.routes.Run(ctx) })
+	wg.Go(func() { s.cron.Run(ctx) })
 	wg.Go(func() { s.uploads.Run(ctx) })
 	if err := s.jobs.Start(ctx); err != nil {
 		return err
@@ -120,6 +122,7 @@ func open(ctx context.Context, c Config) (*Server, error) {
 		return nil, err
 	}
 	s.instances = instance.New(d, s.node, c.Log)
+	s.cron = instance.NewCron(s.instances, c.Log)
 	s.routes = route.New(d, edgecontrol.New(c.EdgeSocket), s.instances, c.Domain, c.Log)
 	s.gate = &source.Gate{DB: d, Node: s.node, Jobs: s.jobs, Dir: filepath.Join(c.Dir, "sources"), Log: c.Log}
 	s.uploads = &source.Uploads{DB: d, Jobs: s.jobs, Dir: filepath.Join(c.Dir, "uploads"), Log: c.Log}

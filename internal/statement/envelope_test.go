@@ -39,10 +39,12 @@ func public(k ed25519.PrivateKey) statement.Key {
 
 func sample(t testing.TB) *statement.Statement {
 	t.Helper()
-	s, err := statement.New("SHA256:node", statement.KindDomainAdd, bulwark.NewAppID(), statement.Domain{Host: "www.example.net"}, time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC))
+	const app = bulwark.AppID("app_1dqh34q0qp9qbp7b9jr3v635tg")
+	s, err := statement.New("SHA256:node", statement.KindDomainAdd, app, statement.Domain{Host: "www.example.net"}, time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC))
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.ID = "st_spp6e6jzvn5jdjrykps3n0gtkg" // the same in every process of a fuzz run
 	return s
 }
 

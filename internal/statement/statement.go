@@ -77,7 +77,7 @@ type KeyAdd struct {
 	Device []byte `json:"device,omitempty"` // PKIX, Ed25519
 }
 
-// KeyRemove takes a key of the signer away for ever.
+// KeyRemove takes a key away for ever. Every owner may remove any: a stolen key must not depend on its victim.
 type KeyRemove struct {
 	Fingerprint string `json:"fingerprint"` // "SHA256:…" as ssh-keygen prints it
 }

@@ -159,12 +159,12 @@ func keyRemove(tx *sql.Tx, b statement.KeyRemove, r *Receipt) error {
 	if b.Fingerprint == r.Key {
 		return bulwark.Invalid("A key cannot remove itself.", "Remove it from another device, so that you are not locked out.")
 	}
-	res, err := tx.Exec(`UPDATE key SET removed = 1 WHERE fingerprint = ? AND person = ? AND removed = 0`, b.Fingerprint, r.Person)
+	res, err := tx.Exec(`UPDATE key SET removed = 1 WHERE fingerprint = ? AND removed = 0`, b.Fingerprint)
 	if err != nil {
 		return err
 	}
 	if n, _ := res.RowsAffected(); n == 0 {
-		return bulwark.Failf(bulwark.KindNotFound, "You have no key with this fingerprint.")
+		return bulwark.Failf(bulwark.KindNotFound, "There is no key with this fingerprint.")
 	}
 	return nil
 }
@@ -305,12 +305,22 @@ func resize(tx *sql.Tx, app *App, b statement.Resize) error {
 	return nil
 }
 
+// maxHosts bounds the claimed host names of one app: dial takes them in one message.
+const maxHosts = 100
+
 func (l *Ledger) claimHost(tx *sql.Tx, app *App, host bulwark.HostName) error {
 	if host == "" {
 		return bulwark.Invalid("The host name is empty.", "Give a name such as shop.example.org.")
 	}
 	if host == l.domain || strings.HasSuffix(string(host), "."+string(l.domain)) {
 		return bulwark.Invalid(fmt.Sprintf("Host names below %s belong to the apps of those names.", l.domain), "Give a domain of your own.")
+	}
+	var hosts int
+	if err := tx.QueryRow(`SELECT count(*) FROM host WHERE app = ?`, app.ID).Scan(&hosts); err != nil {
+		return err
+	}
+	if hosts >= maxHosts {
+		return bulwark.Fail(bulwark.KindTooLarge, fmt.Sprintf("An app answers to at most %d host names of its own.", maxHosts), "Remove one first.", nil)
 	}
 	var owner bulwark.AppID
 	err := tx.QueryRow(`SELECT app FROM host WHERE host = ?`, host).Scan(&owner)

@@ -245,11 +245,7 @@ func (l *Ledger) People(ctx context.Context) (n int, err error) {
 
 // KeyOwner says whose a key is: kind is "device" or "ssh".
 func (l *Ledger) KeyOwner(ctx context.Context, kind, fingerprint string) (bulwark.PersonID, error) {
-	var p bulwark.PersonID
-	err := l.db.Tx(ctx, func(tx *sql.Tx) (err error) {
-		p, _, err = key(tx, kind, fingerprint)
-		return err
-	})
+	p, _, err := key(l.db.Reader(), kind, fingerprint)
 	return p, err
 }
 
@@ -288,7 +284,7 @@ func (l *Ledger) record(tx *sql.Tx, r *Receipt, id string, document []byte) erro
 }
 
 // key returns the owner and the public part of a key that is registered and was not removed.
-func key(tx *sql.Tx, kind, fingerprint string) (p bulwark.PersonID, public []byte, err error) {
+func key(tx interface{ QueryRow(string, ...any) *sql.Row }, kind, fingerprint string) (p bulwark.PersonID, public []byte, err error) {
 	err = tx.QueryRow(`SELECT person, public FROM key WHERE kind = ? AND fingerprint = ? AND removed = 0`, kind, fingerprint).Scan(&p, &public)
 	if errors.Is(err, sql.ErrNoRows) {
 		return "", nil, bulwark.Fail(bulwark.KindForbidden, "This key is not registered.",

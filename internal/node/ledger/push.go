@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -19,6 +20,10 @@ import (
 
 // nonceLife is how long a push may take from its first byte to its certificate.
 const nonceLife = time.Hour
+
+// deployRef is the branch that deploys. The node looks for itself: a person who pushed another one has not asked for a
+// deploy.
+const deployRef = "refs/heads/main"
 
 // Nonce makes the seed of git's certificate nonce for one push to an app. A certificate is accepted only with a nonce
 // that git derived from such a seed, and each seed once: a recorded push cannot be played again.
@@ -64,6 +69,9 @@ func (l *Ledger) Push(ctx context.Context, app bulwark.AppID, raw []byte) (*Rece
 		a, err := appByID(tx, app)
 		if err != nil {
 			return err
+		}
+		if cert.Ref != deployRef || strings.Trim(string(cert.New), "0") == "" {
+			return bulwark.Fail(bulwark.KindForbidden, fmt.Sprintf("The push was signed for %s; only %s is deployed.", cert.Ref, deployRef), "", nil)
 		}
 		if cert.App != a.Name {
 			return bulwark.Fail(bulwark.KindForbidden, fmt.Sprintf("The push was signed for app %s, not for %s.", cert.App, a.Name), "", nil)

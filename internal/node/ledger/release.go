@@ -1,11 +1,13 @@
 package ledger
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/bulwark-paas/bulwark"
 	"github.com/bulwark-paas/bulwark/internal/seal"
@@ -71,6 +73,9 @@ func (l *Ledger) Release(ctx context.Context, cause bulwark.Digest) (*statement.
 		if !errors.Is(err, sql.ErrNoRows) {
 			return err
 		}
+		if err := current(tx, receipt); err != nil {
+			return err
+		}
 		r, provenance, origin, err := l.compose(tx, app, receipt)
 		if err != nil {
 			return err
@@ -93,6 +98,30 @@ func (l *Ledger) Release(ctx context.Context, cause bulwark.Digest) (*statement.
 		return err
 	})
 	return b, out, err
+}
+
+// current refuses a document whose time has passed: somebody's key was removed since, or newer code was released. What was
+// once signed must not come back when it suits somebody else.
+func current(tx *sql.Tx, receipt *Receipt) error {
+	kind := "device"
+	if receipt.Kind == statement.KindPush {
+		kind = "ssh"
+	}
+	if _, _, err := key(tx, kind, receipt.Key); err != nil {
+		return err
+	}
+	switch receipt.Kind {
+	case statement.KindPush, statement.KindDeploy, statement.KindRollback:
+	default:
+		return nil
+	}
+	var newest uint64
+	err := tx.QueryRow(`SELECT coalesce(max(d.seq), 0) FROM release r JOIN document d ON d.digest = r.cause
+		WHERE r.app = ? AND d.kind IN (?, ?, ?)`, receipt.App, statement.KindPush, statement.KindDeploy, statement.KindRollback).Scan(&newest)
+	if err == nil && receipt.Seq < newest {
+		err = bulwark.Fail(bulwark.KindConflict, "Something newer was released meanwhile.", "Push again, or use bulwark rollback.", nil)
+	}
+	return err
 }
 
 // compose decides what the next release is made of. origin is the document that the image was built for.
@@ -242,6 +271,10 @@ func (l *Ledger) Launch(ctx context.Context, b statement.Bundle) (*Launch, error
 			return bulwark.Fail(bulwark.KindForbidden, fmt.Sprintf("Release v%d of %s is not current: v%d is.", r.Generation, app.Name, app.Promoted),
 				"Use bulwark rollback to return to it.", nil)
 		}
+		var kept []byte
+		if err := tx.QueryRow(`SELECT release FROM release WHERE app = ? AND generation = ?`, r.App, r.Generation).Scan(&kept); err != nil || !bytes.Equal(kept, b.Release) {
+			return bulwark.Fail(bulwark.KindForbidden, "The release statement is not the one in the ledger.", "Deploy the app again.", err)
+		}
 		if r.Node != l.Node() || r.Project != app.Project {
 			return bulwark.Failf(bulwark.KindForbidden, "The release statement is of another installation or project.")
 		}
@@ -325,14 +358,25 @@ func (l *Ledger) BuildSecrets(ctx context.Context, id bulwark.AppID) (map[bulwar
 	return out, err
 }
 
-// Reveal opens one variable of the newest config revision for the person who signed for it, sealed to the key they named.
-func (l *Ledger) Reveal(ctx context.Context, receipt *Receipt) ([]byte, error) {
+// revealFor is how old, or how far in the future, a statement that asks for a value may be when it comes.
+const revealFor = 10 * time.Minute
+
+// Reveal takes the statement of a person who asks for one variable of the newest config revision, for one time, and seals
+// the value to the key that they named. The same statement again is refused: it would open what the variable became since.
+func (l *Ledger) Reveal(ctx context.Context, envelope []byte) ([]byte, error) {
 	var body statement.ConfigReveal
-	if err := statement.Strict(receipt.Body, &body); err != nil {
-		return nil, err
-	}
 	var out []byte
-	err := l.db.Tx(ctx, func(tx *sql.Tx) error {
+	_, err := l.submit(ctx, envelope, func(tx *sql.Tx, receipt *Receipt, s *statement.Statement) error {
+		if receipt.Kind != statement.KindConfigReveal {
+			return bulwark.Invalid("The statement asks for something else.", "")
+		}
+		if s == nil || l.now().Sub(s.Time).Abs() > revealFor {
+			return bulwark.Fail(bulwark.KindForbidden, "The statement was used before or is too old.",
+				"Run the command again; if it is refused again, set this machine's clock.", nil)
+		}
+		if err := s.Decode(&body); err != nil {
+			return err
+		}
 		app, err := appByID(tx, receipt.App)
 		if err != nil {
 			return err

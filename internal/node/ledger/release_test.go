@@ -244,7 +244,7 @@ func TestReveal(t *testing.T) {
 	b.set(p, app, 0, "TOKEN", "one")
 	mine, err := seal.GenerateKey()
 	ok(t, err)
-	r := b.must(p, statement.KindConfigReveal, app, statement.ConfigReveal{Name: "TOKEN", Recipient: mine.Public()})
+	r := b.sign(p.device, statement.KindConfigReveal, app, statement.ConfigReveal{Name: "TOKEN", Recipient: mine.Public()})
 	sealed, err := b.Reveal(b.ctx(), r)
 	ok(t, err)
 	v, err := mine.Open(b.place(app, seal.UseReveal, "TOKEN"), sealed)
@@ -258,11 +258,11 @@ func TestReveal(t *testing.T) {
 	isKind(t, err, bulwark.KindForbidden)
 	for name, body := range map[string]statement.ConfigReveal{"a variable that is none": {Name: "NONE", Recipient: mine.Public()}} {
 		t.Run(name, func(t *testing.T) {
-			_, err := b.Reveal(b.ctx(), b.must(p, statement.KindConfigReveal, app, body))
+			_, err := b.Reveal(b.ctx(), b.sign(p.device, statement.KindConfigReveal, app, body))
 			isKind(t, err, bulwark.KindNotFound)
 		})
 	}
-	if _, err := b.Reveal(b.ctx(), b.must(p, statement.KindConfigReveal, app, statement.ConfigReveal{Name: "TOKEN", Recipient: []byte("no key")})); err == nil {
+	if _, err := b.Reveal(b.ctx(), b.sign(p.device, statement.KindConfigReveal, app, statement.ConfigReveal{Name: "TOKEN", Recipient: []byte("no key")})); err == nil {
 		t.Fatal("a value was revealed to a key that is none")
 	}
 }

@@ -99,6 +99,12 @@ func (r *Router) in(f func(h *netlink.Handle, ns netns.NsHandle) error) error {
 }
 
 func (r *Router) configure() error {
+	// Nothing is forwarded, whatever the host's own setting was when the namespace was made.
+	if err := r.onThreadIn(func() error {
+		return os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("0\n"), 0o644)
+	}); err != nil {
+		return fmt.Errorf("network: %w", err)
+	}
 	return r.in(func(h *netlink.Handle, _ netns.NsHandle) error {
 		lo, err := h.LinkByName("lo")
 		if err != nil {

@@ -110,7 +110,7 @@ func Stream[T any](ctx context.Context, c *Client, verb string, in any, f func(T
 	}
 	defer res.Body.Close()
 	lines := bufio.NewScanner(res.Body)
-	lines.Buffer(nil, 1<<20)
+	lines.Buffer(nil, 64<<20) // the list of thousands of instances is one line
 	for lines.Scan() {
 		var v T
 		if err := json.Unmarshal(lines.Bytes(), &v); err != nil {

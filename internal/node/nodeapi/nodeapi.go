@@ -119,10 +119,11 @@ type Instance struct {
 	ExitCode   int                 `json:"exit_code,omitempty"`
 	Reason     string              `json:"reason,omitempty"` // why it failed, for people
 	Since      time.Time           `json:"since"`
-	// Kind is set for what runs once; Name and Command are for people, and set along with it.
-	Kind    Kind   `json:"kind,omitempty"`
-	Name    string `json:"name,omitempty"`
-	Command string `json:"command,omitempty"`
+	// Kind is set for what runs once; the others are for people, and set along with it.
+	Kind    Kind         `json:"kind,omitempty"`
+	Name    string       `json:"name,omitempty"`
+	Command string       `json:"command,omitempty"`
+	Size    bulwark.Size `json:"size,omitempty"`
 }
 
 // Kind tells what runs once from the instances of a process type, which the server keeps up.
