@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"regexp"
 	"strings"
@@ -169,14 +170,16 @@ func TestRedirect(t *testing.T) {
 	r := newRig(t, nil)
 	r.serve("a.example.org")
 	c := &http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	_, port, _ := net.SplitHostPort(r.addr)
+	https := "https://a.example.org:" + port
 	for _, q := range []struct {
 		method, host string
 		status       int
 		location     string
 	}{
-		{"GET", "a.example.org", 301, "https://a.example.org/p?q=1"},
-		{"HEAD", "a.example.org:80", 301, "https://a.example.org/p?q=1"},
-		{"POST", "A.example.org", 308, "https://a.example.org/p?q=1"},
+		{"GET", "a.example.org", 301, https + "/p?q=1"},
+		{"HEAD", "a.example.org:80", 301, https + "/p?q=1"},
+		{"POST", "A.example.org", 308, https + "/p?q=1"},
 		{"GET", "evil.example.org", 404, ""},
 	} {
 		req, _ := http.NewRequest(q.method, "http://"+r.plain+"/p?q=1", nil)

@@ -102,13 +102,15 @@ func (n *instances) hostsChanged(ctx context.Context, app bulwark.AppID) {
 	n.mu.Lock()
 	var mine []*instance
 	for _, i := range n.all {
-		if i.App == app && i.Phase == nodeapi.PhaseHealthy && i.Process == bulwark.ProcessWeb && i.Kind == "" {
+		if i.App == app && !i.Phase.Over() && i.Phase != nodeapi.PhaseStopping {
 			mine = append(mine, i)
 		}
 	}
 	n.mu.Unlock()
 	for _, i := range mine {
-		n.register(ctx, i)
+		if n.dial.knows(i.Instance.Instance) { // one that was not healthy yet is told with the hosts of that moment
+			n.register(ctx, i)
+		}
 	}
 }
 

@@ -75,7 +75,9 @@ func relay(ctx context.Context, w http.ResponseWriter, node io.ReadWriteCloser) 
 	err = <-done
 	person.Close()
 	node.Close()
-	<-done
+	if second := <-done; err == nil {
+		err = second
+	}
 	return err
 }
 

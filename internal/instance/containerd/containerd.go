@@ -233,7 +233,8 @@ func (d *Driver) Exits(ctx context.Context) (<-chan driver.Exit, error) {
 			select {
 			case <-ctx.Done():
 				return
-			case <-errs:
+			case err := <-errs:
+				_ = err // that there is no more is all that matters: the caller asks for everything again
 				return
 			case e := <-events:
 				v, err := typeurl.UnmarshalAny(e.Event)
