@@ -186,10 +186,14 @@ func TestQueueAndItsEnd(t *testing.T) {
 			}
 		})
 	}
-	for {
+	for began := time.Now(); ; {
 		st, err := r.control.Stats(context.Background())
 		if err != nil {
 			t.Fatal(err)
+		}
+		if time.Since(began) > 20*time.Second { // sooner than the edge gives up on the first
+			close(hold)
+			t.Fatalf("the queue does not fill: %+v", st)
 		}
 		if st.Apps[app].Waiting == 5 && st.Instances[up.Instances[0]].InFlight == maxInFlight {
 			break
