@@ -169,6 +169,7 @@ func (f *fake) routes() http.Handler {
 	mux.HandleFunc("PUT /v1/apps/{app}/sources", f.mine(f.upload))
 	mux.HandleFunc("POST /v1/apps/{app}/settings", f.mine(f.setting))
 	f.reads(mux)
+	f.once(mux)
 	return mux
 }
 

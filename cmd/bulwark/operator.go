@@ -126,8 +126,13 @@ func up(ctx context.Context, e *env, opt install.Options) error {
 	log := slog.New(slog.NewTextHandler(e.stderr, nil))
 	return supervise.Run(ctx, supervise.Config{
 		Installation: inst, Log: log,
-		Processes:  supervise.Table(inst, supervise.Extra{SSLCertFile: e.getenv("SSL_CERT_FILE")}),
-		BeforeDown: func(ctx context.Context) error { return nodeOf(inst).Call(ctx, "halt", struct{}{}, nil) },
+		Processes: supervise.Table(inst, supervise.Extra{SSLCertFile: e.getenv("SSL_CERT_FILE")}),
+		BeforeDown: func(ctx context.Context) error {
+			// An instance has 30 s to end; a node that is away must not keep the platform up for ever.
+			ctx, cancel := context.WithTimeout(ctx, time.Minute)
+			defer cancel()
+			return nodeOf(inst).Call(ctx, "halt", struct{}{}, nil)
+		},
 		Open: func() {
 			if err := tellSystemd(e); err != nil {
 				log.Warn("systemd does not hear that the sockets are open", "error", err)

@@ -137,6 +137,7 @@ func runNode(ctx context.Context, c *child) error {
 		Sockets: node.Sockets{Containerd: i.Socket(install.ContainerdSocket), Dial: i.Socket(install.DialNode),
 			Egress: i.Socket(install.EgressControl), Resolver: i.Socket(install.ResolverControl), EdgeCerts: i.Socket(install.EdgeCerts)},
 		WorkerUID: i.User(install.Build), Block: func(n uint32) (uint32, error) { r, err := i.Block(n); return r.Base, err },
+		Restored: c.files, Keeper: c.notifier,
 		Toolchains: tools, SSHHostKey: hostKeyFile(i), Log: c.log,
 	}, c.ready)
 }

@@ -76,6 +76,9 @@ func (c *cli) showInstances(all []client.Instance) {
 		var rows [][]string
 		for _, i := range instances {
 			note := strings.TrimSuffix(i.Reason, ".")
+			if i.Command != instances[0].Command { // of one-off instances each has its own
+				note = strings.TrimSuffix(i.Command+": "+note, ": ")
+			}
 			if i.Crashes > 0 {
 				note = strings.TrimPrefix(note+", crashed "+times(i.Crashes), ", ")
 			}

@@ -62,6 +62,9 @@ type Config struct {
 	// Block returns the first host id of a block of 65536; 0 is the platform's own.
 	Block      func(n uint32) (uint32, error)
 	Toolchains Toolchains
+	// Restored is what the supervisor kept for a predecessor, Keeper keeps for a successor.
+	Restored   map[string][]*os.File
+	Keeper     network.Keeper
 	SSHHostKey string // file with the git server's public host key, written by the server
 	Log        *slog.Logger
 }
@@ -164,7 +167,7 @@ func (n *Node) openInstances(ctx context.Context, store *images.Store, engine *c
 		dial: &dialer{path: c.Sockets.Dial, log: c.Log, entries: map[bulwark.InstanceID]dial.Entry{}},
 		uid:  func(block uint32) (uint32, error) { return c.Block(1 + (block-1)*blocksPerApp) },
 		all:  map[bulwark.InstanceID]*instance{}, starting: map[string]int{}, early: map[bulwark.InstanceID]driver.Exit{}, numbers: map[bulwark.AppID]map[int]bool{}}
-	sockets, err := router.Sockets()
+	sockets, err := router.Sockets(c.Restored, c.Keeper)
 	if err != nil {
 		return err
 	}

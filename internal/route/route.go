@@ -20,6 +20,7 @@ import (
 	"github.com/bulwark-paas/bulwark/internal/edge/edgecontrol"
 	"github.com/bulwark-paas/bulwark/internal/instance"
 	"github.com/bulwark-paas/bulwark/internal/node/nodeapi"
+	"github.com/bulwark-paas/bulwark/internal/release"
 )
 
 // Pusher keeps the edge's table in agreement with the rows.
@@ -30,7 +31,8 @@ type Pusher struct {
 	domain bulwark.HostName
 	log    *slog.Logger
 
-	mu sync.Mutex // held over a push: pushes are in order
+	mu    sync.Mutex // held over a push: pushes are in order; guards plans
+	plans map[bulwark.AppID]plan
 }
 
 // Instances is what the node says.
@@ -128,7 +130,38 @@ func (p *Pusher) table(ctx context.Context) (bulwark.Table, []instance.Row, erro
 	if err != nil {
 		return bulwark.Table{}, nil, err
 	}
-	return Table(apps, domains, rows, p.states.State, p.domain), rows, nil
+	t := Table(apps, domains, rows, p.states.State, p.domain)
+	return t, rows, p.times(ctx, apps, t)
+}
+
+// times gives each app the time-outs of its release's plan. A release is immutable, so it is read once.
+func (p *Pusher) times(ctx context.Context, apps []app.App, t bulwark.Table) error {
+	now := map[bulwark.AppID]plan{}
+	for _, a := range apps {
+		if a.Promoted == 0 {
+			continue
+		}
+		known, ok := p.plans[a.ID]
+		if !ok || known.release != a.Promoted {
+			full, err := release.Get(ctx, p.db.Reader(), a.ID, a.Promoted)
+			if err != nil {
+				return err
+			}
+			known = plan{release: a.Promoted, firstByte: full.Release.Plan.FirstByte, idle: full.Release.Plan.Idle}
+		}
+		now[a.ID] = known
+		up := t.Apps[a.ID]
+		up.FirstByte, up.Idle = known.firstByte, known.idle
+		t.Apps[a.ID] = up
+	}
+	p.plans = now
+	return nil
+}
+
+// plan is what the table takes from a release.
+type plan struct {
+	release         uint64
+	firstByte, idle bulwark.Duration
 }
 
 // Table is the pure function.

@@ -66,7 +66,7 @@ func (s *Server) deploy(ctx context.Context, actor access.Actor, in *appSignedIn
 	if !s.uploads.Has(a, d.Source()) {
 		return fail(bulwark.Fail(bulwark.KindConflict, "What is to be deployed is not here (any more).", "Run bulwark deploy again.", nil))
 	}
-	r, err := s.submit(ctx, in.Body.Envelope, statement.KindDeploy)
+	r, err := s.submit(ctx, in.Body.Envelope, a.ID, statement.KindDeploy)
 	if err != nil {
 		return fail(err)
 	}

@@ -46,16 +46,23 @@ func (s *Server) note(ctx context.Context, actor bulwark.PersonID, action string
 
 // submit has the node take a statement. The kinds are those that the endpoint is for: the decision that was made for the
 // endpoint covers no other.
-func (s *Server) submit(ctx context.Context, envelope []byte, kinds ...statement.Kind) (*nodeapi.Receipt, error) {
-	if !slices.Contains(kinds, unverified(envelope).Kind) {
+//
+// about is the app that the endpoint is about, "" for none: a statement about another app must not take effect first and be
+// refused afterwards. What is looked at here was not verified; the node verifies the same bytes.
+func (s *Server) submit(ctx context.Context, envelope []byte, about bulwark.AppID, kinds ...statement.Kind) (*nodeapi.Receipt, error) {
+	st := unverified(envelope)
+	if !slices.Contains(kinds, st.Kind) {
 		return nil, bulwark.Invalid("The statement is not of a kind that belongs here.", "Use a bulwark command of the same version as the server.")
+	}
+	if about != "" && st.App != about {
+		return nil, otherApp()
 	}
 	var r nodeapi.Receipt
 	return &r, s.node.Call(ctx, "submit", nodeapi.Document{Envelope: envelope}, &r)
 }
 
 func (s *Server) manageKeys(ctx context.Context, actor access.Actor, in *signedIn) (struct{}, error) {
-	r, err := s.submit(ctx, in.Body.Envelope, statement.KindKeyAdd, statement.KindKeyRemove)
+	r, err := s.submit(ctx, in.Body.Envelope, "", statement.KindKeyAdd, statement.KindKeyRemove)
 	if err != nil {
 		return struct{}{}, err
 	}
@@ -63,7 +70,7 @@ func (s *Server) manageKeys(ctx context.Context, actor access.Actor, in *signedI
 }
 
 func (s *Server) createApp(ctx context.Context, _ access.Actor, in *signedIn) (client.App, error) {
-	r, err := s.submit(ctx, in.Body.Envelope, statement.KindAppCreate)
+	r, err := s.submit(ctx, in.Body.Envelope, "", statement.KindAppCreate)
 	if err != nil {
 		return client.App{}, err
 	}
@@ -177,7 +184,7 @@ func (s *Server) destroyApp(ctx context.Context, _ access.Actor, in *appSignedIn
 	if err != nil {
 		return struct{}{}, err
 	}
-	r, err := s.submit(ctx, in.Body.Envelope, statement.KindAppDestroy)
+	r, err := s.submit(ctx, in.Body.Envelope, a.ID, statement.KindAppDestroy)
 	if err != nil {
 		return struct{}{}, err
 	}
@@ -214,7 +221,7 @@ func (s *Server) change(ctx context.Context, actor access.Actor, in *appSignedIn
 	if err != nil {
 		return client.Operation{}, err
 	}
-	r, err := s.submit(ctx, in.Body.Envelope, statement.KindConfigSet, statement.KindRollback, statement.KindResize)
+	r, err := s.submit(ctx, in.Body.Envelope, a.ID, statement.KindConfigSet, statement.KindRollback, statement.KindResize)
 	if err != nil {
 		return client.Operation{}, err
 	}
@@ -289,7 +296,7 @@ func (s *Server) setting(ctx context.Context, _ access.Actor, in *appSignedIn) (
 	if err != nil {
 		return struct{}{}, err
 	}
-	r, err := s.submit(ctx, in.Body.Envelope, statement.KindDomainAdd, statement.KindDomainRemove, statement.KindBuildSecret,
+	r, err := s.submit(ctx, in.Body.Envelope, a.ID, statement.KindDomainAdd, statement.KindDomainRemove, statement.KindBuildSecret,
 		statement.KindEgressAllow, statement.KindEgressDeny)
 	if err != nil {
 		return struct{}{}, err

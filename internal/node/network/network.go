@@ -60,6 +60,9 @@ func Open(path string, used []netip.Addr) (*Router, error) {
 
 // create makes a network namespace and keeps it by a mount at path.
 func create(path string) error {
+	if err := shareFolder(filepath.Dir(path)); err != nil {
+		return err
+	}
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDONLY, 0o444)
 	if err != nil {
 		return err
@@ -71,6 +74,19 @@ func create(path string) error {
 		}
 		return unix.Mount(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()), path, "", unix.MS_BIND, "")
 	})
+}
+
+// shareFolder makes the folder of namespaces a shared mount, as "ip netns add" does: else the first of these on the host
+// would bind the folder over our mount in it, which could then not be taken away.
+func shareFolder(dir string) error {
+	err := unix.Mount("", dir, "none", unix.MS_SHARED|unix.MS_REC, "")
+	if errors.Is(err, unix.EINVAL) { // it is no mount yet
+		if err := unix.Mount(dir, dir, "none", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+			return err
+		}
+		err = unix.Mount("", dir, "none", unix.MS_SHARED|unix.MS_REC, "")
+	}
+	return err
 }
 
 // onThread runs f on a thread of its own that is thrown away: f may move it into another namespace.

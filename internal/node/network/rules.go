@@ -133,8 +133,37 @@ type Sockets struct {
 	Transit *os.File
 }
 
-// Sockets opens the router's sockets. They stay open in the node, so that what listens on copies of them can be replaced.
-func (r *Router) Sockets() (*Sockets, error) {
+// The names under which the router's sockets are kept over a restart of the node.
+const (
+	socketUDP     = "router-dns-udp"
+	socketTCP     = "router-dns-tcp"
+	socketTransit = "router-transit"
+)
+
+// Keeper keeps descriptors over a restart of the node.
+type Keeper interface {
+	NotifyStore(name string, f *os.File) error
+}
+
+// Sockets opens the router's sockets, or takes those that a predecessor left in the keeper: the processes that listen on
+// copies of them live on when the node does not, and nobody could bind the same addresses anew.
+func (r *Router) Sockets(restored map[string][]*os.File, keep Keeper) (*Sockets, error) {
+	if udp, tcp, transit := restored[socketUDP], restored[socketTCP], restored[socketTransit]; len(udp) > 0 && len(tcp) > 0 && len(transit) > 0 {
+		return &Sockets{DNS: []*os.File{udp[0], tcp[0]}, Transit: transit[0]}, nil
+	}
+	out, err := r.open()
+	if err != nil {
+		return nil, err
+	}
+	for name, f := range map[string]*os.File{socketUDP: out.DNS[0], socketTCP: out.DNS[1], socketTransit: out.Transit} {
+		if err := keep.NotifyStore(name, f); err != nil {
+			return nil, fmt.Errorf("network: the router's sockets cannot be kept: %w", err)
+		}
+	}
+	return out, nil
+}
+
+func (r *Router) open() (*Sockets, error) {
 	out := &Sockets{}
 	err := r.onThreadIn(func() error {
 		dns := net.JoinHostPort(Gateway.String(), "53")
