@@ -200,7 +200,7 @@ func (i *installation) killUp() error {
 
 // run runs an operator's command and returns its output.
 func (i *installation) run(args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 90*time.Second)
 	defer cancel()
 	b, err := exec.CommandContext(ctx, i.bin, append(args, "--root", i.root)...).CombinedOutput()
 	if err != nil {
@@ -208,6 +208,9 @@ func (i *installation) run(args ...string) (string, error) {
 	}
 	return string(b), nil
 }
+
+// settle is for what is over already to go away: a process that has ended is seen until its parent has asked for its end.
+const settle = 2 * time.Second
 
 // down stops everything and removes the installation; it tells what was left.
 func (i *installation) down() error {
@@ -226,15 +229,20 @@ func (i *installation) down() error {
 			i.up.cmd.Process.Kill()
 		}
 	}
-	if left := i.processes(); err == nil && len(left) > 0 && pending() {
-		err = fmt.Errorf("after bulwark down, before uninstall, there still run:\n%s", strings.Join(left, "\n"))
+	if err == nil {
+		err = poll(settle, func() error {
+			if left := i.processes(); len(left) > 0 {
+				return fmt.Errorf("after bulwark down, before uninstall, there still run:\n%s", strings.Join(left, "\n"))
+			}
+			return nil
+		})
 	}
 	if err != nil { // so that the rest can go all the same
-		i.run("down", "--force")
+		i.killUp()
 	}
 	_, uerr := i.run("uninstall", "--yes")
 	if uerr == nil {
-		uerr = errors.Join(i.nothingLeft(), os.RemoveAll(i.dir))
+		uerr = errors.Join(poll(settle, i.nothingLeft), os.RemoveAll(i.dir))
 	}
 	return errors.Join(err, uerr)
 }

@@ -108,6 +108,10 @@ func (l *load) one(url string, n int) {
 	if err != nil {
 		panic(err)
 	}
+	if l.clients[n/2%len(l.clients)].Transport.(*http.Transport).ForceAttemptHTTP2 && body != "" {
+		// In HTTP/2 a server that ends says which requests it will not look at; any client sends these again (RFC 9113 §8.7).
+		req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(body)), nil }
+	}
 	began := time.Now()
 	res, err := l.clients[n/2%len(l.clients)].Do(req)
 	var text []byte

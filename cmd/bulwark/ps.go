@@ -76,7 +76,7 @@ func (c *cli) showInstances(all []client.Instance) {
 		var rows [][]string
 		for _, i := range instances {
 			note := strings.TrimSuffix(i.Reason, ".")
-			if i.Command != instances[0].Command { // of one-off instances each has its own
+			if p == bulwark.ProcessRun && i.Command != instances[0].Command { // each has its own
 				note = strings.TrimSuffix(i.Command+": "+note, ": ")
 			}
 			if i.Crashes > 0 {

@@ -29,6 +29,7 @@ type fakeNode struct {
 	refuse  error
 	starts  []nodeapi.Start
 	changed chan struct{}
+	app     bulwark.AppID
 }
 
 func (n *fakeNode) serve(t *testing.T) *nodeapi.Client {
@@ -67,7 +68,7 @@ func (n *fakeNode) serve(t *testing.T) *nodeapi.Client {
 				json.NewEncoder(w).Encode(n.refuse)
 				return
 			}
-			n.all[in.Instance] = nodeapi.Instance{Instance: in.Instance, Process: in.Process, Phase: nodeapi.PhaseHealthy, Kind: nodeapi.KindJob}
+			n.all[in.Instance] = nodeapi.Instance{Instance: in.Instance, App: n.app, Process: in.Process, Phase: nodeapi.PhaseHealthy, Kind: nodeapi.KindJob}
 			json.NewEncoder(w).Encode(n.all[in.Instance])
 		})
 	})
@@ -127,7 +128,10 @@ func newWorld(t *testing.T, jobs ...bulwark.CronJob) *world {
 		now: time.Date(2026, 3, 1, 3, 30, 10, 0, time.UTC)}
 	w.m = New(d, w.node.serve(t), slog.New(slog.DiscardHandler))
 	w.app = &app.App{ID: bulwark.NewAppID(), Project: bulwark.NewProjectID(), Name: "shop", Created: w.now, Promoted: 1}
-	full := &nodeapi.Released{Release: statement.Release{Project: w.app.Project, App: w.app.ID, Generation: 1, Plan: bulwark.Plan{Cron: jobs}}}
+	w.node.app = w.app.ID
+	some := bulwark.Sum([]byte("something"))
+	full := &nodeapi.Released{Release: statement.Release{Project: w.app.Project, App: w.app.ID, Name: w.app.Name, Generation: 1, Image: some, Provenance: some,
+		Cause: statement.Cause{Person: bulwark.NewPersonID(), Digest: some}, Plan: bulwark.Plan{Cron: jobs}}}
 	err = d.Tx(t.Context(), func(tx *sql.Tx) error {
 		if err := app.Insert(tx, *w.app); err != nil {
 			return err

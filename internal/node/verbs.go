@@ -212,7 +212,7 @@ func (n *Node) running(ctx context.Context, in nodeapi.Running) (*nodeapi.Envelo
 		if err != nil || i.App != in.App || st.State != driver.Running {
 			continue
 		}
-		out.Instances = append(out.Instances, statement.RunningInstance{Instance: st.Instance, Process: i.Process, Generation: i.Generation,
+		out.Instances = append(out.Instances, statement.RunningInstance{Instance: st.Instance, Process: i.Process, Generation: i.Generation, Once: i.Kind != "",
 			Release: bulwark.Digest(st.Labels[labelRelease]), Image: bulwark.Digest(st.Labels[labelImage])})
 	}
 	env, err := statement.Seal(statement.RunningPayloadType, out, n.keys.node)

@@ -168,6 +168,8 @@ type RunningInstance struct {
 	Generation uint64              `json:"generation"`
 	Release    bulwark.Digest      `json:"release"` // of the release statement's envelope
 	Image      bulwark.Digest      `json:"image"`
+	// Once tells what runs once, a command or a cron job: it may be of the release that was promoted when it began.
+	Once bool `json:"once,omitempty"`
 }
 
 // Bundle carries a release statement with everything that it refers to, so that it can be verified anywhere.
