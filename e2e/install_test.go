@@ -49,8 +49,13 @@ type supervisor struct {
 // prefix is how the folders of these tests are called; sweep finds those that a killed run left.
 const prefix = "bwe-"
 
+// making is held while an installation is made.
+var making sync.Mutex
+
 // newInstallation makes a folder for an installation and starts it.
 func newInstallation(p programs, name string) (*installation, error) {
+	making.Lock() // the next one finds this one's user ids in use
+	defer making.Unlock()
 	dir, err := os.MkdirTemp(tempDir, prefix)
 	if err != nil {
 		return nil, err
@@ -369,12 +374,11 @@ func sweep(p programs) {
 		}
 		root := filepath.Join(dir, "root")
 		if _, err := install.Open(root); err == nil {
-			ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
-			exec.CommandContext(ctx, p.bulwark, "down", "--force", "--root", root).Run()
-			out, err := exec.CommandContext(ctx, p.bulwark, "uninstall", "--yes", "--root", root).CombinedOutput()
-			cancel()
+			old := &installation{dir: dir, root: root, bin: p.bulwark}
+			_, derr := old.run("down", "--force")
+			_, err := old.run("uninstall", "--yes")
 			if err != nil {
-				fmt.Fprintf(os.Stderr, "e2e: an earlier run's installation at %s cannot be removed: %s\n", root, out)
+				fmt.Fprintf(os.Stderr, "e2e: an earlier run's installation at %s cannot be removed: %v\n", root, errors.Join(derr, err))
 				continue
 			}
 		}

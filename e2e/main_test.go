@@ -30,7 +30,7 @@ var with programs
 func TestMain(m *testing.M) {
 	flag.Parse()
 	// Most stories wait most of the time, so more of them run at once than there are processors.
-	if err := flag.Set("test.parallel", "6"); err != nil {
+	if err := flag.Set("test.parallel", "5"); err != nil {
 		panic(err)
 	}
 	code, err := main(m)
@@ -137,7 +137,7 @@ func play(t *testing.T, dir string) {
 	if err != nil || len(files) == 0 {
 		t.Fatal("there are no stories", err)
 	}
-	testscript.RunT(&player{T: t, alone: dir == "faults"}, testscript.Params{Files: files, RequireExplicitExec: true, RequireUniqueNames: true,
+	testscript.RunT(&player{T: t, alone: dir != "script"}, testscript.Params{Files: files, RequireExplicitExec: true, RequireUniqueNames: true,
 		Setup: setup, Cmds: commands(), Condition: condition})
 }
 
