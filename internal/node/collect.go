@@ -32,7 +32,6 @@ func (n *instances) collect(ctx context.Context, i *instance) {
 		select {
 		case <-i.gone:
 			last = true
-			time.Sleep(collectEvery) // the shim may still be writing what it holds
 		case <-ctx.Done():
 			return
 		case <-time.After(collectEvery):

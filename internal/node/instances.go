@@ -3,7 +3,6 @@ package node
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -14,7 +13,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/bulwark-paas/bulwark"
@@ -54,7 +52,7 @@ type instances struct {
 	log     *slog.Logger
 	mu      sync.Mutex // guards all and watch
 	all     map[bulwark.InstanceID]*instance
-	halting atomic.Bool // the platform is being stopped: nothing starts any more
+	halting atomic.Bool // the platform is being stopped: nothing starts any more, and events are silent
 	// starting counts the starts under way by release; guarded by mu.
 	starting map[string]int
 	// early holds the ends that were told of before the start was through; guarded by mu.
@@ -81,6 +79,8 @@ type instance struct {
 	// collected is closed when all of its output is in the app's log.
 	collected chan struct{}
 	watched   chan struct{} // closed when the watch has ended
+	settling  bool          // the engine told of its end; guarded by instances.mu
+	ending    *ending       // set while somebody ends it; guarded by instances.mu
 }
 
 // dirs are the node's places.
@@ -405,46 +405,6 @@ func fromLabels(st driver.Status) (*instance, error) {
 	return i, nil
 }
 
-// ended notes the end of an instance's process.
-func (n *instances) ended(e driver.Exit) {
-	n.mu.Lock()
-	i, ok := n.all[e.Instance]
-	if !ok && len(n.starting) > 0 {
-		n.early[e.Instance] = e // a short command may end before its start is through
-	}
-	if ok && !i.Phase.Over() {
-		i.ExitCode = e.Code
-		if i.Phase == nodeapi.PhaseStopping {
-			i.Reason = "it was stopped"
-		}
-		i.Phase = nodeapi.PhaseExited
-		if i.Reason == "" && (i.Kind == "" || e.Code != 0) {
-			i.Reason = exitReason(e.Code)
-		}
-		select {
-		case <-i.gone:
-		default:
-			close(i.gone)
-		}
-	}
-	n.mu.Unlock()
-	if ok {
-		n.changed.send()
-	}
-}
-
-func exitReason(code int) string {
-	switch {
-	case code == 0:
-		return "it ended by itself with exit code 0; a process of an app is meant to go on"
-	case code == 137:
-		return "it was killed (SIGKILL), most often because it used more memory than its size allows"
-	case code > 128:
-		return fmt.Sprintf("it was ended by signal %d (%s)", code-128, syscall.Signal(code-128))
-	}
-	return fmt.Sprintf("it ended with exit code %d", code)
-}
-
 // over tells that an instance has ended or is not known.
 func (n *instances) over(id bulwark.InstanceID) bool {
 	n.mu.Lock()
@@ -464,76 +424,6 @@ func (n *instances) list() []nodeapi.Instance {
 	return out
 }
 
-// end stops an instance: no new request reaches it, SIGTERM, grace, SIGKILL; then it is forgotten.
-func (n *instances) end(ctx context.Context, in nodeapi.Stop) error {
-	n.mu.Lock()
-	i, ok := n.all[in.Instance]
-	if ok && !i.Phase.Over() {
-		i.Phase = nodeapi.PhaseStopping
-	}
-	n.mu.Unlock()
-	if !ok {
-		return n.driver.Remove(ctx, in.Instance)
-	}
-	i.stop()
-	<-i.watched // the watch may be telling dial about it just now
-	if err := n.dial.unregister(ctx, in.Instance); err != nil {
-		n.log.Warn("dial did not forget an instance", "instance", in.Instance, "error", err)
-	}
-	select {
-	case <-i.gone:
-	default:
-		if err := n.driver.Signal(ctx, in.Instance, syscall.SIGTERM); err != nil && bulwark.KindOf(err) != bulwark.KindNotFound {
-			return err
-		}
-		timer := time.NewTimer(min(time.Duration(in.Grace), 5*time.Minute))
-		defer timer.Stop()
-		select {
-		case <-i.gone:
-		case <-timer.C:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-	if err := n.driver.Remove(ctx, in.Instance); err != nil {
-		return err
-	}
-	n.ended(exit(in.Instance, 128+int(syscall.SIGKILL))) // the engine's own word may come after we forgot it
-	n.mu.Lock()
-	delete(n.all, in.Instance)
-	n.mu.Unlock()
-	if i.netns != nil {
-		i.netns.Close()
-	}
-	n.router.Release(i.address)
-	n.changed.send()
-	return n.tidy(i)
-}
-
-// tidy takes away what an instance leaves behind: its output, once it is in the app's log, and its release's root file
-// system, when it was the last to use it.
-func (n *instances) tidy(i *instance) error {
-	<-i.collected
-	raw := n.logFile(i.Instance.Instance)
-	for _, path := range []string{raw, raw + ".at"} {
-		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
-		}
-	}
-	n.mounts.Lock() // nobody may be about to use it
-	defer n.mounts.Unlock()
-	n.mu.Lock()
-	used := n.starting[rootfsName(i.App, i.Generation)] > 0
-	for _, other := range n.all {
-		used = used || other.App == i.App && other.Generation == i.Generation
-	}
-	n.mu.Unlock()
-	if used {
-		return nil
-	}
-	return n.images.Unmount(filepath.Join(n.dirs.rootfs, rootfsName(i.App, i.Generation)))
-}
-
 // rootfsName is the name of the directory where a release is mounted.
 func rootfsName(app bulwark.AppID, generation uint64) string {
 	return fmt.Sprintf("%s-%d", app, generation)
@@ -547,24 +437,6 @@ func (n *instances) registration(ctx context.Context, i *instance) (dial.Entry, 
 	}
 	return dial.Entry{NetNS: i.netns, Registration: bulwark.Registration{Instance: i.Instance.Instance, App: i.App,
 		Address: i.address.String(), Port: i.port, Hosts: hosts}}, nil
-}
-
-// halt stops every instance, for the end of the platform on this machine; they start again with it.
-func (n *instances) halt(ctx context.Context) error {
-	var wg sync.WaitGroup
-	var mu sync.Mutex // guards failed
-	var failed error
-	for _, i := range n.list() {
-		wg.Go(func() {
-			if err := n.end(ctx, nodeapi.Stop{Instance: i.Instance, Grace: bulwark.Duration(30 * time.Second)}); err != nil {
-				mu.Lock()
-				failed = errors.Join(failed, err)
-				mu.Unlock()
-			}
-		})
-	}
-	wg.Wait()
-	return failed
 }
 
 // addresses returns whose each address is, of all instances that are not over.

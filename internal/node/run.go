@@ -249,6 +249,6 @@ func (p *attached) forget() {
 	id := p.i.Instance.Instance
 	if err := p.n.end(ctx, nodeapi.Stop{Instance: id, Grace: bulwark.Duration(killTime)}); err != nil {
 		p.n.log.Error("a one-off instance was not ended", "instance", id, "error", err)
-		p.n.ended(exit(id, 128+int(syscall.SIGKILL))) // nobody waits for it any longer
+		p.n.isOver(p.i, 128+int(syscall.SIGKILL)) // nobody waits for it any longer
 	}
 }

@@ -108,7 +108,6 @@ func (n *Node) routes() http.Handler {
 		if err := onlyRoot(ctx); err != nil {
 			return nil, err
 		}
-		n.instances.halting.Store(true) // the server would start them again
 		return nil, n.instances.halt(ctx)
 	})
 	verb(n, mux, "build/cancel", func(_ context.Context, in nodeapi.Build) (*struct{}, error) {
@@ -231,10 +230,12 @@ func (n *Node) events(w http.ResponseWriter, r *http.Request) {
 	enc.SetEscapeHTML(false)
 	for {
 		wake := n.instances.changed.wait()
-		if err := enc.Encode(n.instances.list()); err != nil {
-			return
+		if !n.instances.halting.Load() { // else what ends has not crashed
+			if err := enc.Encode(n.instances.list()); err != nil {
+				return
+			}
+			w.(http.Flusher).Flush()
 		}
-		w.(http.Flusher).Flush()
 		select {
 		case <-wake:
 		case <-r.Context().Done():

@@ -16,6 +16,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// forceTime is what the node has to stop the instances when the platform is to stop in any case: a little more than the
+// grace of an instance that ignores SIGTERM.
+const forceTime = 40 * time.Second
+
 // Status is what the supervisor knows of one process.
 type Status struct {
 	Name     string    `json:"name"`
@@ -164,11 +168,18 @@ func (u *unit) restart() error {
 	}
 }
 
-// down lets the node stop the instances and then ends everything.
+// down lets the node stop the instances and then ends everything. With force the node has a bounded time. Whatever else ends
+// Run, such as a signal or a second `down --force`, is not kept waiting by a node that does not answer.
 func (s *supervisor) down(force bool) error {
 	if s.cfg.BeforeDown != nil {
-		if err := s.cfg.BeforeDown(context.Background()); err != nil && !force {
-			return bulwark.Fail(bulwark.KindUnavailable, "The instances could not be stopped, so everything still runs.",
+		ctx, cancel := s.ctx, context.CancelFunc(func() {})
+		if force {
+			ctx, cancel = context.WithTimeout(ctx, forceTime)
+		}
+		err := s.cfg.BeforeDown(ctx)
+		cancel()
+		if err != nil && !force && s.ctx.Err() == nil {
+			return bulwark.Fail(bulwark.KindUnavailable, fmt.Sprintf("The instances could not be stopped, so everything still runs: %v", err),
 				"Look at the node's log, or stop without it by `bulwark down --force`; instances may live on then.", err)
 		}
 	}

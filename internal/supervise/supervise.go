@@ -36,7 +36,7 @@ type Config struct {
 	Binary string
 	Log    *slog.Logger
 	// BeforeDown is called before `bulwark down` stops the first process: it has the node stop the instances. A stop
-	// of another kind leaves instances alone.
+	// of another kind leaves instances alone. Its context ends with Run.
 	BeforeDown func(context.Context) error
 	// Open is called once, when all sockets are open and the processes are being started: connections are taken from now
 	// on. It is the moment to tell systemd.
@@ -58,6 +58,7 @@ type supervisor struct {
 
 	stateMu sync.Mutex // held while the state file is written; taken before a unit's mu
 
+	ctx     context.Context         // done when Run is to end
 	end     context.CancelCauseFunc // ends Run; the cause says how
 	stopped chan struct{}           // closed when all processes have been stopped
 
@@ -99,6 +100,7 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	ctx, s.end = context.WithCancelCause(ctx)
+	s.ctx = ctx
 	defer s.end(nil)
 	control, err := s.serveControl()
 	if err != nil {

@@ -360,6 +360,24 @@ func TestDownAsksTheNodeFirstAndStopsInReverse(t *testing.T) {
 	}
 }
 
+// The node hangs: who asked politely waits, and somebody else may still end the platform.
+func TestANodeThatHangsCannotKeepThePlatformUp(t *testing.T) {
+	b := newBed(t)
+	b.specs = []Spec{b.spec("server", b.inst.User(install.Server))}
+	asked := make(chan struct{}, 1)
+	stop := b.run(func(c *Config) {
+		c.BeforeDown = func(ctx context.Context) error { asked <- struct{}{}; <-ctx.Done(); return ctx.Err() }
+	})
+	b.info("server")
+	polite := make(chan error, 1)
+	go func() { polite <- NewClient(b.inst).Down(t.Context(), false) }()
+	<-asked
+	stop()
+	if err := <-polite; err != nil {
+		t.Errorf("the platform is down, and the one who asked for it is told: %v", err)
+	}
+}
+
 func TestSecondSupervisorIsRefused(t *testing.T) {
 	b := newBed(t)
 	b.specs = []Spec{b.spec("server", b.inst.User(install.Server))}

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -43,6 +44,15 @@ type Config struct {
 
 // Namespace is containerd's namespace for everything of ours.
 const Namespace = "bulwark"
+
+// labelExit holds the exit code of an instance whose task was settled.
+const labelExit = "bulwark.exit"
+
+// How often a removal is tried, and the pause after the first try; each next one is twice as long.
+const (
+	removeTries = 6
+	removePause = 50 * time.Millisecond
+)
 
 // Open connects to containerd; it waits until containerd answers or ctx ends.
 func Open(ctx context.Context, c Config) (*Driver, error) {
@@ -161,7 +171,49 @@ func (d *Driver) Remove(ctx context.Context, id bulwark.InstanceID) error {
 // RemoveID is Remove for a container that is not an instance.
 func (d *Driver) RemoveID(ctx context.Context, id string) error { return d.remove(ctx, id) }
 
+// Settle implements [driver.Driver]: the shim answers a deletion when it has copied all output. The exit code, which goes
+// with the task, is kept as a label.
+func (d *Driver) Settle(ctx context.Context, id bulwark.InstanceID) error {
+	ctx = namespaces.WithNamespace(ctx, Namespace)
+	task, err := d.task(ctx, string(id))
+	if err != nil {
+		return err
+	}
+	st, err := task.Status(ctx)
+	if err != nil {
+		return fmt.Errorf("containerd: %w", err)
+	}
+	c, err := d.client.LoadContainer(ctx, string(id))
+	if err != nil {
+		return fmt.Errorf("containerd: %w", err)
+	}
+	if _, err := c.SetLabels(ctx, map[string]string{labelExit: strconv.Itoa(int(st.ExitStatus))}); err != nil {
+		return fmt.Errorf("containerd: %w", err)
+	}
+	if _, err := task.Delete(ctx); err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("containerd: %w", err)
+	}
+	return nil
+}
+
+// remove removes a container, whatever state it is in. A shim that just ends, or somebody else who removes the same, makes
+// the engine answer with an error that is none: so it is looked at again a few times.
 func (d *Driver) remove(ctx context.Context, id string) error {
+	var err error
+	for try := range removeTries {
+		if err = d.tryRemove(ctx, id); err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(removePause << try):
+		}
+	}
+	return err
+}
+
+func (d *Driver) tryRemove(ctx context.Context, id string) error {
 	ctx = namespaces.WithNamespace(ctx, Namespace)
 	c, err := d.client.LoadContainer(ctx, id)
 	if errdefs.IsNotFound(err) {
@@ -217,6 +269,8 @@ func (d *Driver) List(ctx context.Context) ([]driver.Status, error) {
 			default:
 				st.ExitCode = int(s.ExitStatus)
 			}
+		} else if code, err := strconv.Atoi(labels[labelExit]); err == nil {
+			st.ExitCode = code
 		}
 		out = append(out, st)
 	}

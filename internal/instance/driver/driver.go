@@ -83,6 +83,9 @@ type Driver interface {
 	Start(context.Context, Spec) (pid int, err error)
 	// Signal sends a signal to the instance's first process.
 	Signal(context.Context, bulwark.InstanceID, syscall.Signal) error
+	// Settle returns when all that an ended instance wrote is in its log file; List still reports it, as Stopped. It is for
+	// what ended by itself: an instance that runs is an error.
+	Settle(context.Context, bulwark.InstanceID) error
 	// Remove kills all processes of an instance and forgets it.
 	Remove(context.Context, bulwark.InstanceID) error
 	// List reports every instance that the engine knows.
