@@ -31,15 +31,36 @@ const (
 )
 
 func main() {
-	if len(os.Args) < 3 || (os.Args[1] != "--" && os.Args[1] != "--expand") {
-		fail(exitPlatform, "usage: init --|--expand COMMAND [ARGUMENT ...]")
+	merge, expanding := false, false
+	argv := os.Args[1:]
+	for len(argv) > 0 && argv[0] != "--" {
+		switch argv[0] {
+		case "--merge":
+			merge = true
+		case "--expand":
+			expanding = true
+		default:
+			argv = []string{"--"} // the usage
+			continue
+		}
+		argv = argv[1:]
+	}
+	if len(argv) < 2 {
+		fail(exitPlatform, "usage: init [--merge] [--expand] -- COMMAND [ARGUMENT ...]")
+	}
+	argv = argv[1:]
+	if merge {
+		// One pipe for both: lines keep their order, and containerd's shim, which writes both to one file, closes that file
+		// when the first of two pipes ends and loses what is left in the other (2.4.2, copyPipes).
+		if err := syscall.Dup3(1, 2, 0); err != nil {
+			fail(exitPlatform, "the standard streams cannot be joined: %v", err)
+		}
 	}
 	env, err := config()
 	if err != nil {
 		fail(exitPlatform, "the config could not be fetched: %v", err)
 	}
-	argv := os.Args[2:]
-	if os.Args[1] == "--expand" {
+	if expanding {
 		argv = expand(argv, env)
 	}
 	os.Exit(run(argv, env))

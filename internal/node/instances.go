@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -194,9 +195,9 @@ func (n *instances) run(ctx context.Context, i *instance, launch *ledger.Launch,
 		return err
 	}
 	defer os.Remove(socket)
-	mode := "--"
+	args := []string{"/.bulwark/init"}
 	if command.Expand {
-		mode = "--expand"
+		args = append(args, "--expand")
 	}
 	dir := command.Dir
 	if dir == "" {
@@ -204,7 +205,7 @@ func (n *instances) run(ctx context.Context, i *instance, launch *ledger.Launch,
 	}
 	spec := driver.Spec{
 		Instance: i.Instance.Instance, Labels: i.labels, Rootfs: rootfs, Dir: dir, UIDBase: uid,
-		Args:     append([]string{"/.bulwark/init", mode}, command.Argv...),
+		Args:     append(append(args, "--"), command.Argv...),
 		Env:      append(append([]string{}, config.Env...), environment(r, i)...),
 		Limits:   r.Sizes[i.Process].Limits(),
 		Writable: r.Plan.Writable,
@@ -221,6 +222,9 @@ func (n *instances) run(ctx context.Context, i *instance, launch *ledger.Launch,
 	}
 	if i.amend != nil {
 		i.amend(&spec)
+	}
+	if spec.Streams == nil {
+		spec.Args = slices.Insert(spec.Args, 1, "--merge")
 	}
 	if _, err := n.driver.Start(ctx, spec); err != nil {
 		if i.netns != nil {
