@@ -73,7 +73,7 @@ func commands() map[string]func(*testscript.TestScript, bool, []string) {
 		"load":   loadCommand,
 		"status": status, "kill9": kill9, "back": back, "up": up, "another": another,
 		"nowhere": nowhere, "flip": flip, "attack": attack, "size": size, "random": random,
-		"gone": gone, "waiting": waiting, "settled": settled, "stopped": stopped, "restart": restart,
+		"gone": gone, "waiting": waiting, "settled": settled, "stopped": stopped, "restart": restart, "torn": torn,
 	}
 }
 

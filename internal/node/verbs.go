@@ -51,6 +51,9 @@ func (n *Node) routes() http.Handler {
 	verb(n, mux, "enroll", func(ctx context.Context, in nodeapi.Document) (*nodeapi.Receipt, error) {
 		return receipt(n.ledger.Enroll(ctx, in.Envelope))
 	})
+	verb(n, mux, "receipt", func(ctx context.Context, in nodeapi.Accepted) (*nodeapi.Receipt, error) {
+		return receipt(n.ledger.Accepted(ctx, in.Digest))
+	})
 	verb(n, mux, "submit", func(ctx context.Context, in nodeapi.Document) (*nodeapi.Receipt, error) {
 		r, err := receipt(n.ledger.Submit(ctx, in.Envelope))
 		if err == nil {

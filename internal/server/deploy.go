@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"database/sql"
 	"encoding/json"
 	"errors"
 	"io"
@@ -12,6 +13,7 @@ import (
 	"github.com/bulwark-paas/bulwark/internal/access"
 	"github.com/bulwark-paas/bulwark/internal/app"
 	"github.com/bulwark-paas/bulwark/internal/job"
+	"github.com/bulwark-paas/bulwark/internal/node/nodeapi"
 	"github.com/bulwark-paas/bulwark/internal/statement"
 )
 
@@ -66,14 +68,11 @@ func (s *Server) deploy(ctx context.Context, actor access.Actor, in *appSignedIn
 	if !s.uploads.Has(a, d.Source()) {
 		return fail(bulwark.Fail(bulwark.KindConflict, "What is to be deployed is not here (any more).", "Run bulwark deploy again.", nil))
 	}
-	r, err := s.submit(ctx, in.Body.Envelope, a.ID, statement.KindDeploy)
-	if err != nil {
-		return fail(err)
-	}
-	if r.App != a.ID {
-		return fail(otherApp())
-	}
-	id, err := s.uploads.Enqueue(ctx, a, r)
+	var id bulwark.OperationID
+	_, err = s.submit(ctx, in.Body.Envelope, a.ID, func(_ context.Context, tx *sql.Tx, r *nodeapi.Receipt) (err error) {
+		id, err = s.uploads.Enqueue(tx, a, r)
+		return err
+	}, statement.KindDeploy)
 	if err != nil {
 		return fail(err)
 	}

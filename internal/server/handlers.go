@@ -30,26 +30,31 @@ func (s *Server) info(ctx context.Context, _ access.Actor, _ *platformIn) (clien
 }
 
 func (s *Server) login(ctx context.Context, _ access.Actor, in *signedIn) (client.Me, error) {
-	var r nodeapi.Receipt
-	if err := s.node.Call(ctx, "enroll", nodeapi.Document{Envelope: in.Body.Envelope}, &r); err != nil {
+	r, err := s.inbox.take(ctx, "enroll", in.Body.Envelope, noted)
+	if err != nil {
 		return client.Me{}, err
 	}
-	return client.Me{Person: r.Person}, s.note(ctx, r.Person, "person.enroll", access.Platform(), "")
+	return client.Me{Person: r.Person}, nil
 }
 
-// note writes an audit entry for a change that lives in the node alone.
+// noted is the effect of a statement that changes the node alone: an audit entry.
+func noted(_ context.Context, tx *sql.Tx, r *nodeapi.Receipt) error {
+	return audit.Write(tx, audit.Entry{Actor: r.Person, Action: string(r.Kind), Resource: access.Platform().String(), Outcome: "done"})
+}
+
+// note writes an audit entry of its own, before what it tells of: no entry, no action.
 func (s *Server) note(ctx context.Context, actor bulwark.PersonID, action string, on access.Resource, detail string) error {
 	return s.db.Tx(ctx, func(tx *sql.Tx) error {
-		return audit.Write(tx, audit.Entry{Actor: actor, Action: action, Resource: on.String(), Outcome: "done", Detail: detail})
+		return audit.Write(tx, audit.Entry{Actor: actor, Action: action, Resource: on.String(), Outcome: "asked", Detail: detail})
 	})
 }
 
-// submit has the node take a statement. The kinds are those that the endpoint is for: the decision that was made for the
+// submit has the node take a statement, and writes its effect. The kinds are those that the endpoint is for: the decision that was made for the
 // endpoint covers no other.
 //
 // about is the app that the endpoint is about, "" for none: a statement about another app must not take effect first and be
 // refused afterwards. What is looked at here was not verified; the node verifies the same bytes.
-func (s *Server) submit(ctx context.Context, envelope []byte, about bulwark.AppID, kinds ...statement.Kind) (*nodeapi.Receipt, error) {
+func (s *Server) submit(ctx context.Context, envelope []byte, about bulwark.AppID, effect effect, kinds ...statement.Kind) (*nodeapi.Receipt, error) {
 	st := unverified(envelope)
 	if !slices.Contains(kinds, st.Kind) {
 		return nil, bulwark.Invalid("The statement is not of a kind that belongs here.", "Use a bulwark command of the same version as the server.")
@@ -57,38 +62,65 @@ func (s *Server) submit(ctx context.Context, envelope []byte, about bulwark.AppI
 	if about != "" && st.App != about {
 		return nil, otherApp()
 	}
-	var r nodeapi.Receipt
-	return &r, s.node.Call(ctx, "submit", nodeapi.Document{Envelope: envelope}, &r)
+	return s.inbox.take(ctx, "submit", envelope, func(ctx context.Context, tx *sql.Tx, r *nodeapi.Receipt) error {
+		if about != "" && r.App != about {
+			return otherApp()
+		}
+		return effect(ctx, tx, r)
+	})
+}
+
+// settled is the effect of a statement whose server was killed before it could write it.
+func (s *Server) settled(ctx context.Context, tx *sql.Tx, r *nodeapi.Receipt) error {
+	switch r.Kind {
+	case statement.KindAppCreate:
+		_, err := created(ctx, tx, r)
+		return err
+	case statement.KindAppDestroy:
+		return s.destroyed(ctx, tx, r)
+	case statement.KindConfigSet, statement.KindRollback, statement.KindResize:
+		_, err := s.changed(ctx, tx, r)
+		return err
+	case statement.KindDomainAdd, statement.KindDomainRemove, statement.KindBuildSecret, statement.KindEgressAllow, statement.KindEgressDeny:
+		return s.set(ctx, tx, r)
+	case statement.KindDeploy:
+		a, err := app.ByID(ctx, tx, r.App)
+		if err == nil {
+			_, err = s.uploads.Enqueue(tx, a, r)
+		}
+		return err
+	}
+	return noted(ctx, tx, r)
 }
 
 func (s *Server) manageKeys(ctx context.Context, actor access.Actor, in *signedIn) (struct{}, error) {
-	r, err := s.submit(ctx, in.Body.Envelope, "", statement.KindKeyAdd, statement.KindKeyRemove)
-	if err != nil {
-		return struct{}{}, err
-	}
-	return struct{}{}, s.note(ctx, r.Person, string(r.Kind), access.Platform(), "")
+	_, err := s.submit(ctx, in.Body.Envelope, "", noted, statement.KindKeyAdd, statement.KindKeyRemove)
+	return struct{}{}, err
 }
 
 func (s *Server) createApp(ctx context.Context, _ access.Actor, in *signedIn) (client.App, error) {
-	r, err := s.submit(ctx, in.Body.Envelope, "", statement.KindAppCreate)
+	var a *app.App
+	_, err := s.submit(ctx, in.Body.Envelope, "", func(ctx context.Context, tx *sql.Tx, r *nodeapi.Receipt) (err error) {
+		a, err = created(ctx, tx, r)
+		return err
+	}, statement.KindAppCreate)
 	if err != nil {
 		return client.App{}, err
 	}
+	return s.view(ctx, a, nil)
+}
+
+// created is the effect of an app's creation.
+func created(_ context.Context, tx *sql.Tx, r *nodeapi.Receipt) (*app.App, error) {
 	var body statement.AppCreate
 	if err := json.Unmarshal(r.Body, &body); err != nil {
-		return client.App{}, err
+		return nil, err
 	}
 	a := app.App{ID: r.App, Project: defaultProject, Name: body.Name, Created: time.Now()}
-	err = s.db.Tx(ctx, func(tx *sql.Tx) error {
-		if err := app.Insert(tx, a); err != nil {
-			return err
-		}
-		return audit.Write(tx, audit.Entry{Project: a.Project, Actor: r.Person, Action: string(r.Kind), Resource: access.App(a.Name).String(), Outcome: "done"})
-	})
-	if err != nil {
-		return client.App{}, err
+	if err := app.Insert(tx, a); err != nil {
+		return nil, err
 	}
-	return s.view(ctx, &a, nil)
+	return &a, audit.Write(tx, audit.Entry{Project: a.Project, Actor: r.Person, Action: string(r.Kind), Resource: access.App(a.Name).String(), Outcome: "done"})
 }
 
 // defaultProject is the one project of an installation until there are more; the node's ledger has the same.
@@ -184,28 +216,30 @@ func (s *Server) destroyApp(ctx context.Context, _ access.Actor, in *appSignedIn
 	if err != nil {
 		return struct{}{}, err
 	}
-	r, err := s.submit(ctx, in.Body.Envelope, a.ID, statement.KindAppDestroy)
+	_, err = s.submit(ctx, in.Body.Envelope, a.ID, s.destroyed, statement.KindAppDestroy)
+	s.instances.Kick()
 	if err != nil {
 		return struct{}{}, err
 	}
-	if r.App != a.ID {
-		return struct{}{}, otherApp()
-	}
+	// What is under way for the app finds it gone at its next step; this ends it at once.
 	gone := bulwark.Fail(bulwark.KindCanceled, fmt.Sprintf("App %s was destroyed.", a.Name), "", nil)
-	if _, err := s.jobs.Cancel(ctx, a.ID, "", gone); err != nil {
-		return struct{}{}, err
-	}
-	err = s.db.Tx(ctx, func(tx *sql.Tx) error {
-		if err := app.Destroy(tx, a.ID); err != nil {
-			return err
-		}
-		if err := instance.EndAll(tx, a.ID); err != nil {
-			return err
-		}
-		return audit.Write(tx, audit.Entry{Project: a.Project, Actor: r.Person, Action: string(r.Kind), Resource: access.App(a.Name).String(), Outcome: "done"})
-	})
-	s.instances.Kick()
+	_, err = s.jobs.Cancel(ctx, a.ID, "", gone)
 	return struct{}{}, err
+}
+
+// destroyed is the effect of an app's destruction.
+func (s *Server) destroyed(ctx context.Context, tx *sql.Tx, r *nodeapi.Receipt) error {
+	a, err := app.ByID(ctx, tx, r.App)
+	if err != nil {
+		return err
+	}
+	if err := app.Destroy(tx, a.ID); err != nil {
+		return err
+	}
+	if err := instance.EndAll(tx, a.ID); err != nil {
+		return err
+	}
+	return audit.Write(tx, audit.Entry{Project: a.Project, Actor: r.Person, Action: string(r.Kind), Resource: access.App(a.Name).String(), Outcome: "done"})
 }
 
 func otherApp() error {
@@ -221,40 +255,48 @@ func (s *Server) change(ctx context.Context, actor access.Actor, in *appSignedIn
 	if err != nil {
 		return client.Operation{}, err
 	}
-	r, err := s.submit(ctx, in.Body.Envelope, a.ID, statement.KindConfigSet, statement.KindRollback, statement.KindResize)
+	var op job.Operation
+	_, err = s.submit(ctx, in.Body.Envelope, a.ID, func(ctx context.Context, tx *sql.Tx, r *nodeapi.Receipt) (err error) {
+		op, err = s.changed(ctx, tx, r)
+		return err
+	}, statement.KindConfigSet, statement.KindRollback, statement.KindResize)
 	if err != nil {
 		return client.Operation{}, err
 	}
-	if r.App != a.ID {
-		return client.Operation{}, otherApp()
-	}
-	op := job.Operation{ID: bulwark.NewOperationID(), Project: a.Project, App: a.ID, Kind: "change", Cause: r.Digest, Person: r.Person}
-	err = s.db.Tx(ctx, func(tx *sql.Tx) error {
-		var err error
-		if op.Note, err = s.effect(tx, a, r); err != nil {
-			return err
-		}
-		if err := audit.Write(tx, audit.Entry{Project: a.Project, Actor: r.Person, Action: string(r.Kind), Resource: access.App(a.Name).String(),
-			Outcome: "accepted", Detail: op.Note}); err != nil {
-			return err
-		}
-		if a.Promoted == 0 {
-			return nil // there is nothing yet that a release could be made of; the next deploy takes it along
-		}
-		return job.Enqueue(tx, op)
-	})
-	if err != nil {
-		return client.Operation{}, err
-	}
-	if a.Promoted == 0 {
-		return client.Operation{Kind: op.Kind, State: job.Done, Message: "The app has no release yet; the next deploy takes the change along."}, nil
+	if op.ID == "" {
+		return client.Operation{Kind: changeOperation, State: job.Done, Message: "The app has no release yet; the next deploy takes the change along."}, nil
 	}
 	s.jobs.Wake()
 	return client.Operation{ID: op.ID, Kind: op.Kind, State: job.Waiting}, nil
 }
 
-// effect writes what a statement changes in the store, and returns a line for the list of releases.
-func (s *Server) effect(tx *sql.Tx, a *app.App, r *nodeapi.Receipt) (string, error) {
+// changeOperation is the kind of the operation that makes a release of a change.
+const changeOperation = "change"
+
+// changed is the effect of a statement that makes a release; the operation has no id if there is nothing yet that a release
+// could be made of.
+func (s *Server) changed(ctx context.Context, tx *sql.Tx, r *nodeapi.Receipt) (op job.Operation, err error) {
+	a, err := app.ByID(ctx, tx, r.App)
+	if err != nil {
+		return op, err
+	}
+	note, err := changes(tx, a, r)
+	if err != nil {
+		return op, err
+	}
+	if err := audit.Write(tx, audit.Entry{Project: a.Project, Actor: r.Person, Action: string(r.Kind), Resource: access.App(a.Name).String(),
+		Outcome: "accepted", Detail: note}); err != nil {
+		return op, err
+	}
+	if a.Promoted == 0 {
+		return op, nil // the next deploy takes it along
+	}
+	op = job.Operation{ID: bulwark.NewOperationID(), Project: a.Project, App: a.ID, Kind: changeOperation, Cause: r.Digest, Person: r.Person, Note: note}
+	return op, job.Enqueue(tx, op)
+}
+
+// changes writes what a statement changes in the store, and returns a line for the list of releases.
+func changes(tx *sql.Tx, a *app.App, r *nodeapi.Receipt) (string, error) {
 	switch r.Kind {
 	case statement.KindConfigSet:
 		var b statement.ConfigSet
@@ -296,13 +338,19 @@ func (s *Server) setting(ctx context.Context, _ access.Actor, in *appSignedIn) (
 	if err != nil {
 		return struct{}{}, err
 	}
-	r, err := s.submit(ctx, in.Body.Envelope, a.ID, statement.KindDomainAdd, statement.KindDomainRemove, statement.KindBuildSecret,
+	_, err = s.submit(ctx, in.Body.Envelope, a.ID, s.set, statement.KindDomainAdd, statement.KindDomainRemove, statement.KindBuildSecret,
 		statement.KindEgressAllow, statement.KindEgressDeny)
 	if err != nil {
 		return struct{}{}, err
 	}
-	if r.App != a.ID {
-		return struct{}{}, otherApp()
+	return struct{}{}, s.routes.Sync(ctx)
+}
+
+// set is the effect of a setting.
+func (s *Server) set(ctx context.Context, tx *sql.Tx, r *nodeapi.Receipt) error {
+	a, err := app.ByID(ctx, tx, r.App)
+	if err != nil {
+		return err
 	}
 	var domain statement.Domain
 	var rule statement.Egress
@@ -313,26 +361,19 @@ func (s *Server) setting(ctx context.Context, _ access.Actor, in *appSignedIn) (
 		err = json.Unmarshal(r.Body, &rule)
 	}
 	if err != nil {
-		return struct{}{}, err
+		return err
 	}
-	err = s.db.Tx(ctx, func(tx *sql.Tx) error {
-		var err error
-		switch r.Kind {
-		case statement.KindDomainAdd:
-			err = app.AddDomain(tx, a, domain.Host)
-		case statement.KindDomainRemove:
-			err = app.RemoveDomain(tx, a, domain.Host)
-		}
-		if err != nil {
-			return err
-		}
-		return audit.Write(tx, audit.Entry{Project: a.Project, Actor: r.Person, Action: string(r.Kind), Resource: access.App(a.Name).String(),
-			Outcome: "done", Detail: string(domain.Host) + rule.Rule})
-	})
+	switch r.Kind {
+	case statement.KindDomainAdd:
+		err = app.AddDomain(tx, a, domain.Host)
+	case statement.KindDomainRemove:
+		err = app.RemoveDomain(tx, a, domain.Host)
+	}
 	if err != nil {
-		return struct{}{}, err
+		return err
 	}
-	return struct{}{}, s.routes.Sync(ctx)
+	return audit.Write(tx, audit.Entry{Project: a.Project, Actor: r.Person, Action: string(r.Kind), Resource: access.App(a.Name).String(),
+		Outcome: "done", Detail: string(domain.Host) + rule.Rule})
 }
 
 func (s *Server) listReleases(ctx context.Context, _ access.Actor, in *AppPath) ([]client.Release, error) {
@@ -371,6 +412,9 @@ func (s *Server) cancelBuild(ctx context.Context, actor access.Actor, in *AppPat
 	if err != nil {
 		return struct{}{}, err
 	}
+	if err := s.note(ctx, actor.Person, string(access.CancelBuild), access.App(a.Name), ""); err != nil {
+		return struct{}{}, err
+	}
 	any, err := s.jobs.Cancel(ctx, a.ID, "deploy", bulwark.Fail(bulwark.KindCanceled, "The build was canceled.", "", nil))
 	if err != nil {
 		return struct{}{}, err
@@ -378,5 +422,5 @@ func (s *Server) cancelBuild(ctx context.Context, actor access.Actor, in *AppPat
 	if !any {
 		return struct{}{}, bulwark.Fail(bulwark.KindNotFound, fmt.Sprintf("App %s has no build under way.", a.Name), "", nil)
 	}
-	return struct{}{}, s.note(ctx, actor.Person, string(access.CancelBuild), access.App(a.Name), "")
+	return struct{}{}, nil
 }

@@ -69,6 +69,7 @@ type Server struct {
 	routes    *route.Pusher
 	gate      *source.Gate
 	uploads   *source.Uploads
+	inbox     *inbox
 	repos     *gitssh.Server
 	log       *slog.Logger
 }
@@ -94,6 +95,11 @@ func Run(ctx context.Context, c Config, ready func()) error {
 	wg.Go(func() { s.routes.Run(ctx) })
 	wg.Go(func() { s.cron.Run(ctx) })
 	wg.Go(func() { s.uploads.Run(ctx) })
+	// Before anything is served: who comes next must see what was taken.
+	if err := s.inbox.settle(ctx); err != nil {
+		s.log.Warn("it is not known yet what became of a statement", "error", err)
+	}
+	wg.Go(func() { s.inbox.run(ctx) })
 	if err := s.jobs.Start(ctx); err != nil {
 		return err
 	}
@@ -110,7 +116,7 @@ func Run(ctx context.Context, c Config, ready func()) error {
 func open(ctx context.Context, c Config) (*Server, error) {
 	var migrations []db.Migration
 	for _, m := range [][]db.Migration{audit.Migrations(), job.Migrations(), app.Migrations(), source.Migrations(), build.Migrations(),
-		release.Migrations(), instance.Migrations()} {
+		release.Migrations(), instance.Migrations(), {inboxMigration}} {
 		migrations = append(migrations, m...)
 	}
 	d, err := db.Open(ctx, filepath.Join(c.Dir, "bulwark.db"), migrations)
@@ -124,6 +130,10 @@ func open(ctx context.Context, c Config) (*Server, error) {
 	s.instances = instance.New(d, s.node, c.Log)
 	s.cron = instance.NewCron(s.instances, c.Log)
 	s.routes = route.New(d, edgecontrol.New(c.EdgeSocket), s.instances, c.Domain, c.Log)
+	s.inbox = &inbox{db: d, node: s.node, effect: s.settled, log: c.Log, done: func() {
+		s.jobs.Wake()
+		s.instances.Kick()
+	}}
 	s.gate = &source.Gate{DB: d, Node: s.node, Jobs: s.jobs, Dir: filepath.Join(c.Dir, "sources"), Log: c.Log}
 	s.uploads = &source.Uploads{DB: d, Jobs: s.jobs, Dir: filepath.Join(c.Dir, "uploads"), Log: c.Log}
 	return s, errors.Join(os.MkdirAll(s.gate.Dir, 0o700), s.uploads.Open())

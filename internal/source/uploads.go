@@ -163,31 +163,28 @@ func (u *Uploads) Has(a *app.App, source string) bool {
 	return os.Chtimes(u.path(a.ID, source), now, now) == nil
 }
 
-// Enqueue stores what was signed for and the operation, with its audit entry, in one transaction. The same statement
-// gets the same operation again.
-func (u *Uploads) Enqueue(ctx context.Context, a *app.App, receipt *nodeapi.Receipt) (id bulwark.OperationID, err error) {
+// Enqueue stores what was signed for and the operation, with its audit entry, in the caller's transaction. The same
+// statement gets the same operation again.
+func (u *Uploads) Enqueue(tx *sql.Tx, a *app.App, receipt *nodeapi.Receipt) (id bulwark.OperationID, err error) {
 	var d statement.Deploy
 	if err := json.Unmarshal(receipt.Body, &d); err != nil {
 		return "", err
 	}
-	err = u.DB.Tx(ctx, func(tx *sql.Tx) error {
-		err := tx.QueryRow(`SELECT operation FROM deploy WHERE cause = ?`, receipt.Digest).Scan(&id)
-		if !errors.Is(err, sql.ErrNoRows) {
-			return err
-		}
-		id = bulwark.NewOperationID()
-		if _, err := tx.Exec(`INSERT INTO deploy (cause, project, app, upload, operation) VALUES (?,?,?,?,?)`,
-			receipt.Digest, a.Project, a.ID, d.Source(), id); err != nil {
-			return err
-		}
-		if err := audit.Write(tx, audit.Entry{Project: a.Project, Actor: receipt.Person, Action: string(access.Deploy),
-			Resource: access.App(a.Name).String(), Outcome: "accepted", Detail: d.Source()}); err != nil {
-			return err
-		}
-		return job.Enqueue(tx, job.Operation{ID: id, Project: a.Project, App: a.ID, Kind: "deploy", Cause: receipt.Digest, Person: receipt.Person,
-			Note: strings.TrimSpace(short(d) + " " + d.Message)})
-	})
-	return id, err
+	err = tx.QueryRow(`SELECT operation FROM deploy WHERE cause = ?`, receipt.Digest).Scan(&id)
+	if !errors.Is(err, sql.ErrNoRows) {
+		return id, err
+	}
+	id = bulwark.NewOperationID()
+	if _, err := tx.Exec(`INSERT INTO deploy (cause, project, app, upload, operation) VALUES (?,?,?,?,?)`,
+		receipt.Digest, a.Project, a.ID, d.Source(), id); err != nil {
+		return "", err
+	}
+	if err := audit.Write(tx, audit.Entry{Project: a.Project, Actor: receipt.Person, Action: string(access.Deploy),
+		Resource: access.App(a.Name).String(), Outcome: "accepted", Detail: d.Source()}); err != nil {
+		return "", err
+	}
+	return id, job.Enqueue(tx, job.Operation{ID: id, Project: a.Project, App: a.ID, Kind: "deploy", Cause: receipt.Digest, Person: receipt.Person,
+		Note: strings.TrimSpace(short(d) + " " + d.Message)})
 }
 
 // short names what is deployed for people.

@@ -68,7 +68,11 @@ func (s *store) deploy(t *testing.T, d statement.Deploy, cause string) bulwark.O
 	if err != nil {
 		t.Fatal(err)
 	}
-	id, err := s.Enqueue(t.Context(), s.app, &nodeapi.Receipt{Digest: bulwark.Sum([]byte(cause)), Person: bulwark.NewPersonID(), Body: body})
+	var id bulwark.OperationID
+	err = s.DB.Tx(t.Context(), func(tx *sql.Tx) (err error) {
+		id, err = s.Enqueue(tx, s.app, &nodeapi.Receipt{Digest: bulwark.Sum([]byte(cause)), Person: bulwark.NewPersonID(), Body: body})
+		return err
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

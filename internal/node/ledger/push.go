@@ -137,6 +137,19 @@ func (l *Ledger) Document(ctx context.Context, digest bulwark.Digest) (raw []byt
 	return raw, r, json.Unmarshal(b, r)
 }
 
+// Accepted returns the receipt of a document that was accepted; not found for any other.
+func (l *Ledger) Accepted(ctx context.Context, digest bulwark.Digest) (r *Receipt, err error) {
+	// In a transaction, so that one that is being decided about is waited for.
+	err = l.db.Tx(ctx, func(tx *sql.Tx) (err error) {
+		r, err = known(tx, digest)
+		return err
+	})
+	if err == nil && r == nil {
+		err = bulwark.Failf(bulwark.KindNotFound, "No such document was accepted.")
+	}
+	return r, err
+}
+
 // App returns an app that was not destroyed.
 func (l *Ledger) App(ctx context.Context, id bulwark.AppID) (a *App, err error) {
 	err = l.db.Tx(ctx, func(tx *sql.Tx) (err error) {

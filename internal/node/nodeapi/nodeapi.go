@@ -25,6 +25,11 @@ type Receipt struct {
 	Body   []byte               `json:"body,omitempty"` // JSON, verified
 }
 
+// Accepted asks what became of a document: the receipt if it was accepted, or not found.
+type Accepted struct {
+	Digest bulwark.Digest `json:"digest"`
+}
+
 // Document carries something signed.
 type Document struct {
 	Envelope []byte `json:"envelope"`

@@ -67,8 +67,8 @@ func TestTwoPushesAtOnce(t *testing.T) {
 		t.Errorf("after the first the branch is %s", r.branch())
 	}
 	turn.Unlock()
-	if two := wait(t, results["main"], "the second push"); !strings.Contains(two.out, "This is deployed. Another push came in between") {
-		t.Errorf("second: %s", two.out)
+	if two := wait(t, results["main"], "the second push"); two.err != nil || !strings.Contains(two.out, "Another push was deployed in between") {
+		t.Errorf("second: %v, %s", two.err, two.out)
 	}
 	wait(t, settled, "the second push to be settled")
 	r.stop()

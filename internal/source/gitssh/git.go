@@ -169,8 +169,11 @@ func (st *store) room(app bulwark.AppID, name bulwark.AppName) error {
 	return nil
 }
 
-// setRef makes a branch point at a commit. It is safe to repeat.
+// setRef makes a branch point at a commit, or, given none, takes the branch away. It is safe to repeat.
 func (st *store) setRef(ctx context.Context, app bulwark.AppID, ref string, to bulwark.Commit) error {
+	if to == "" {
+		return process.Run(ctx, st.cmd(app, nil, "update-ref", "-d", ref))
+	}
 	return process.Run(ctx, st.cmd(app, nil, "update-ref", ref, string(to)))
 }
 

@@ -176,7 +176,11 @@ func (s *Server) decide(ctx context.Context, p *push, req hook.Request, out *pro
 	head.mu.Lock()
 	defer head.mu.Unlock()
 	if head.commit != "" && head.commit != u.old {
-		io.WriteString(out, mark+"This is deployed. Another push came in between, so git calls the branch rejected; run git fetch.\n")
+		// What is deployed is decided; git moves the branch only from where it stood when this push began.
+		io.WriteString(out, mark+"Another push was deployed in between; this one takes its place. Run git fetch to see it.\n")
+		if err := s.store.setRef(ctx, p.session.App, u.ref, u.old); err != nil {
+			p.log.Error("git: cannot move the branch back", "error", err)
+		}
 	}
 	head.n++
 	head.commit = u.new
