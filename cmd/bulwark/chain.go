@@ -40,6 +40,18 @@ type chain struct {
 	Commit  bulwark.Commit `json:"commit,omitempty"`
 	Image   bulwark.Digest `json:"image,omitempty"`
 	Links   []link         `json:"links"`
+	others  int            // broken links that are instances of another release
+}
+
+// changing reports whether all that does not hold are instances of another release: they may be on their way out.
+func (c *chain) changing() bool {
+	broken := 0
+	for _, l := range c.Links {
+		if l.State == linkBroken {
+			broken++
+		}
+	}
+	return broken > 0 && broken == c.others
 }
 
 // holds reports whether no link is broken.
@@ -232,6 +244,9 @@ func (e evidence) running(out *chain, r *statement.Release, releaseErr error) {
 		case i.Release != want || i.Generation != r.Generation:
 			err = fmt.Errorf("%s of %s runs release v%d, not the v%d that was verified; if a deploy is under way, verify again after it",
 				i.Instance, i.Process, i.Generation, r.Generation)
+			if i.Generation != r.Generation {
+				out.others++
+			}
 		case i.Image != r.Image:
 			err = fmt.Errorf("%s of %s runs the image %s", i.Instance, i.Process, i.Image)
 		}

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -27,6 +28,9 @@ on another person's device.`
 	return cmd
 }
 
+// changeTime is how long instances of a release that was replaced may go on: to finish their requests, and to end.
+const changeTime = 75 * time.Second
+
 // verified is the outcome of verify.
 type verified struct {
 	App   bulwark.AppName `json:"app"`
@@ -41,17 +45,33 @@ func (c *cli) verify(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var question [32]byte
-	rand.Read(question[:]) // never fails: crypto/rand aborts the process instead
-	e := evidence{app: name, challenge: hex.EncodeToString(question[:]), node: s.server.key(), device: s.device.Public().(ed25519.PublicKey)}
-	err = c.during("Fetching the evidence", func() (err error) {
-		e.proof, err = s.Proof(ctx, name, e.challenge)
-		return err
-	})
+	e := evidence{app: name, node: s.server.key(), device: s.device.Public().(ed25519.PublicKey)}
+	var found *chain
+	p := c.progress("Fetching the evidence")
+	for until := time.Now().Add(changeTime); ; {
+		var question [32]byte
+		rand.Read(question[:]) // never fails: crypto/rand aborts the process instead
+		e.challenge = hex.EncodeToString(question[:])
+		if e.proof, err = s.Proof(ctx, name, e.challenge); err != nil {
+			break
+		}
+		if found = verifyChain(e); !found.changing() || time.Now().After(until) {
+			break
+		}
+		p.set("Waiting for instances of another release to end")
+		select {
+		case <-ctx.Done():
+			err = ctx.Err()
+		case <-time.After(time.Second):
+		}
+		if err != nil {
+			break
+		}
+	}
+	p.end()
 	if err != nil {
 		return err
 	}
-	found := verifyChain(e)
 	out := verified{App: name, Holds: found.holds(), chain: *found, Proof: e.proof}
 	if out.Local, err = c.localCommit(ctx, found.Commit); err != nil {
 		return err

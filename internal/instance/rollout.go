@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/bulwark-paas/bulwark"
@@ -38,26 +39,36 @@ func (m *Manager) Rollout(ctx context.Context, a *app.App, full *nodeapi.Release
 
 // add makes the rows of a release that are missing: those with index 1, or all. Rows of an earlier run count.
 func (m *Manager) add(ctx context.Context, a *app.App, number uint64, formation map[bulwark.ProcessType]int, all bool) error {
-	return m.db.Tx(ctx, func(tx *sql.Tx) error {
-		for p, n := range formation {
-			if !all {
-				n = min(n, 1)
+	first := maps.Clone(formation)
+	for p, n := range first {
+		if !all {
+			first[p] = min(n, 1)
+		}
+	}
+	return m.db.Tx(ctx, func(tx *sql.Tx) error { return fill(tx, a, number, first, number != a.Promoted) })
+}
+
+// fill makes the rows that a release lacks of a formation.
+func fill(tx *sql.Tx, a *app.App, number uint64, formation map[bulwark.ProcessType]int, candidate bool) error {
+	for p, n := range formation {
+		for i := 1; i <= n; i++ {
+			var have int
+			if err := tx.QueryRow(`SELECT count(*) FROM instance WHERE app = ? AND release = ? AND process = ? AND number = ? AND want = 1`, a.ID, number, p, i).Scan(&have); err != nil {
+				return err
 			}
-			for i := 1; i <= n; i++ {
-				var have int
-				if err := tx.QueryRow(`SELECT count(*) FROM instance WHERE app = ? AND release = ? AND process = ? AND number = ? AND want = 1`, a.ID, number, p, i).Scan(&have); err != nil {
-					return err
-				}
-				if have > 0 {
-					continue
-				}
-				if err := insert(tx, Row{ID: bulwark.NewInstanceID(), Project: a.Project, App: a.ID, Release: number, Process: p, Index: i, Candidate: number != a.Promoted}); err != nil {
-					return err
-				}
+			if have > 0 {
+				continue
+			}
+			if err := insert(tx, Row{ID: bulwark.NewInstanceID(), Project: a.Project, App: a.ID, Release: number, Process: p, Index: i, Candidate: candidate}); err != nil {
+				return err
 			}
 		}
-		return nil
-	})
+		// The release command's instance has no formation.
+		if _, err := tx.Exec(`UPDATE instance SET want = 0 WHERE app = ? AND release = ? AND process = ? AND number > ? AND candidate = 0`, a.ID, number, p, n); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // await waits until every instance of a release is healthy, or one failed; with only, it waits for that one alone. told holds
@@ -109,7 +120,10 @@ func failed(r Row, reason string) error {
 
 // Promote makes a release the one that serves: in one transaction the app, the release and the rows; instances of other
 // releases end after the edge has let go of them.
-func (m *Manager) Promote(ctx context.Context, a *app.App, number uint64) error {
+//
+// The app may have been scaled during the rollout: what is missing starts now, and what is too much ends.
+func (m *Manager) Promote(ctx context.Context, a *app.App, full *nodeapi.Released) error {
+	number := full.Release.Generation
 	if err := m.node.Call(ctx, "promote", nodeapi.Promote{App: a.ID, Generation: number}, nil); err != nil {
 		return err
 	}
@@ -123,8 +137,14 @@ func (m *Manager) Promote(ctx context.Context, a *app.App, number uint64) error 
 		if _, err := tx.Exec(`UPDATE instance SET candidate = 0 WHERE app = ? AND release = ?`, a.ID, number); err != nil {
 			return err
 		}
-		_, err := tx.Exec(`UPDATE instance SET want = 0 WHERE app = ? AND release <> ?`, a.ID, number)
-		return err
+		if _, err := tx.Exec(`UPDATE instance SET want = 0 WHERE app = ? AND release <> ?`, a.ID, number); err != nil {
+			return err
+		}
+		formation, err := Formation(ctx, tx, a.ID, full.Release.Plan)
+		if err != nil {
+			return err
+		}
+		return fill(tx, a, number, formation, false)
 	})
 	if err != nil {
 		return err
@@ -143,46 +163,43 @@ func (m *Manager) Withdraw(ctx context.Context, a *app.App, number uint64) error
 	return err
 }
 
-// Scale sets the formation and has rows follow it: new ones start, those with the highest numbers end.
-func (m *Manager) Scale(ctx context.Context, a *app.App, want map[bulwark.ProcessType]int) error {
-	if a.Promoted == 0 {
-		return bulwark.Fail(bulwark.KindConflict, fmt.Sprintf("App %s has no release yet.", a.Name), "Deploy it first: git push bulwark main.", nil)
-	}
-	full, err := release.Get(ctx, m.db.Reader(), a.ID, a.Promoted)
-	if err != nil {
-		return err
-	}
-	for p, n := range want {
-		if _, ok := full.Release.Plan.Processes[p]; !ok || p == bulwark.ProcessRelease {
-			return bulwark.Fail(bulwark.KindInvalid, fmt.Sprintf("App %s has no process type %s.", a.Name, p), "See bulwark ps.", nil)
+// Scale sets the formation and has rows follow it: new ones start, those with the highest numbers end. note is called in
+// the same transaction.
+func (m *Manager) Scale(ctx context.Context, id bulwark.AppID, want map[bulwark.ProcessType]int, note func(*sql.Tx) error) error {
+	err := m.db.Tx(ctx, func(tx *sql.Tx) error {
+		a, err := app.ByID(ctx, tx, id)
+		if err != nil {
+			return err
 		}
-		if n < 0 || n > MaxCount {
-			return bulwark.Invalid(fmt.Sprintf("A process type has from 0 to %d instances.", MaxCount), "")
+		if a.Promoted == 0 {
+			return bulwark.Fail(bulwark.KindConflict, fmt.Sprintf("App %s has no release yet.", a.Name), "Deploy it first: git push bulwark main.", nil)
 		}
-	}
-	err = m.db.Tx(ctx, func(tx *sql.Tx) error {
+		full, err := release.Get(ctx, tx, a.ID, a.Promoted)
+		if err != nil {
+			return err
+		}
 		for p, n := range want {
+			if _, ok := full.Release.Plan.Processes[p]; !ok || p == bulwark.ProcessRelease {
+				return bulwark.Fail(bulwark.KindInvalid, fmt.Sprintf("App %s has no process type %s.", a.Name, p), "See bulwark ps.", nil)
+			}
+			if n < 0 || n > MaxCount {
+				return bulwark.Invalid(fmt.Sprintf("A process type has from 0 to %d instances.", MaxCount), "")
+			}
 			if err := setFormation(tx, a, p, n); err != nil {
 				return err
 			}
-			if _, err := tx.Exec(`UPDATE instance SET want = 0 WHERE app = ? AND release = ? AND process = ? AND number > ?`, a.ID, a.Promoted, p, n); err != nil {
-				return err
-			}
 		}
-		return nil
+		formation, err := Formation(ctx, tx, a.ID, full.Release.Plan)
+		if err != nil {
+			return err
+		}
+		if err := fill(tx, a, a.Promoted, formation, false); err != nil {
+			return err
+		}
+		return note(tx)
 	})
-	if err != nil {
-		return err
-	}
-	formation, err := Formation(ctx, m.db.Reader(), a.ID, full.Release.Plan)
-	if err != nil {
-		return err
-	}
-	if err := m.add(ctx, a, a.Promoted, formation, true); err != nil {
-		return err
-	}
 	m.Kick()
-	return nil
+	return err
 }
 
 // Restart replaces the instances of the promoted release by new ones: these first become healthy and get requests, then
@@ -194,12 +211,15 @@ func (m *Manager) Restart(ctx context.Context, a *app.App, full *nodeapi.Release
 		return err
 	}
 	log.Say(fmt.Sprintf("-----> Restarting release v%d", number))
+	// A restart that was cut off begins anew: its candidate takes no place of its own.
+	if err := m.Withdraw(ctx, a, number); err != nil {
+		return err
+	}
 	for _, old := range rows {
-		if !old.Want || old.Release != number {
+		if !old.Want || old.Candidate || old.Release != number {
 			continue
 		}
-		fresh := old
-		fresh.ID, fresh.Candidate = bulwark.NewInstanceID(), true
+		fresh := Row{ID: bulwark.NewInstanceID(), Project: old.Project, App: old.App, Release: number, Process: old.Process, Index: old.Index, Candidate: true, Want: true}
 		if err := m.db.Tx(ctx, func(tx *sql.Tx) error { return insert(tx, fresh) }); err != nil {
 			return err
 		}
@@ -208,10 +228,21 @@ func (m *Manager) Restart(ctx context.Context, a *app.App, full *nodeapi.Release
 			return errors.Join(err, m.Withdraw(ctx, a, number))
 		}
 		err := m.db.Tx(ctx, func(tx *sql.Tx) error {
+			var wanted int
+			if err := tx.QueryRow(`SELECT count(*) FROM instance WHERE app = ? AND release = ? AND process = ? AND number = ? AND want = 1 AND id <> ?`,
+				old.App, number, old.Process, old.Index, fresh.ID).Scan(&wanted); err != nil {
+				return err
+			}
+			if wanted == 0 { // the app was scaled meanwhile
+				_, err := tx.Exec(`UPDATE instance SET want = 0 WHERE id = ?`, fresh.ID)
+				return err
+			}
 			if _, err := tx.Exec(`UPDATE instance SET candidate = 0 WHERE id = ?`, fresh.ID); err != nil {
 				return err
 			}
-			_, err := tx.Exec(`UPDATE instance SET want = 0 WHERE id = ?`, old.ID)
+			// By its place: an instance that crashed meanwhile has another id.
+			_, err := tx.Exec(`UPDATE instance SET want = 0 WHERE app = ? AND release = ? AND process = ? AND number = ? AND id <> ?`,
+				old.App, number, old.Process, old.Index, fresh.ID)
 			return err
 		})
 		if err != nil {

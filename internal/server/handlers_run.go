@@ -70,10 +70,11 @@ func (s *Server) scale(ctx context.Context, actor access.Actor, in *scaleIn) (cl
 		}
 		want[p] = n
 	}
-	if err := s.instances.Scale(ctx, a, want); err != nil {
-		return client.App{}, err
-	}
-	if err := s.note(ctx, actor.Person, string(access.ScaleApp), access.App(a.Name), fmt.Sprint(want)); err != nil {
+	err = s.instances.Scale(ctx, a.ID, want, func(tx *sql.Tx) error {
+		return audit.Write(tx, audit.Entry{Project: a.Project, Actor: actor.Person, Action: string(access.ScaleApp), Resource: access.App(a.Name).String(),
+			Outcome: "done", Detail: fmt.Sprint(want)})
+	})
+	if err != nil {
 		return client.App{}, err
 	}
 	return s.view(ctx, a, nil)

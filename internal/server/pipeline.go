@@ -60,7 +60,7 @@ func (s *Server) perform(ctx context.Context, op job.Operation, log *job.Log) (*
 	}
 	// route: the edge changes over at once; what served before finishes its requests and ends.
 	log.Stage("switch")
-	if err := s.instances.Promote(ctx, a, number); err != nil {
+	if err := s.instances.Promote(ctx, a, &full); err != nil {
 		return nil, err
 	}
 	return s.done(a, &full), s.settle(ctx, a, op)
