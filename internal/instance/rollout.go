@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/bulwark-paas/bulwark"
@@ -124,6 +125,9 @@ func failed(r Row, reason string) error {
 // The app may have been scaled during the rollout: what is missing starts now, and what is too much ends.
 func (m *Manager) Promote(ctx context.Context, a *app.App, full *nodeapi.Released) error {
 	number := full.Release.Generation
+	if err := m.quiet(ctx, a, full); err != nil {
+		return err
+	}
 	if err := m.node.Call(ctx, "promote", nodeapi.Promote{App: a.ID, Generation: number}, nil); err != nil {
 		return err
 	}
@@ -151,6 +155,29 @@ func (m *Manager) Promote(ctx context.Context, a *app.App, full *nodeapi.Release
 	}
 	m.Kick()
 	return m.edge.Sync(ctx)
+}
+
+// quiet waits, for an app that was scaled to no web instance, until the last of them has ended: the node lets a release be
+// promoted of which nothing is healthy only if nothing of the app runs.
+func (m *Manager) quiet(ctx context.Context, a *app.App, full *nodeapi.Released) error {
+	if _, web := full.Release.Plan.Processes[bulwark.ProcessWeb]; !web {
+		return nil
+	}
+	for {
+		formation, err := Formation(ctx, m.db.Reader(), a.ID, full.Release.Plan)
+		if err != nil || formation[bulwark.ProcessWeb] > 0 {
+			return err
+		}
+		rows, err := Rows(ctx, m.db.Reader(), a.ID)
+		if err != nil || !slices.ContainsFunc(rows, func(r Row) bool { return r.Process == bulwark.ProcessWeb }) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
 }
 
 // Withdraw ends the instances of a candidate.

@@ -192,10 +192,10 @@ func (n *Node) promote(ctx context.Context, in nodeapi.Promote) error {
 	return n.ledger.Promote(ctx, in.App, in.Generation)
 }
 
-// scaledToNone: an app without any instance may move on, there is nothing that could be healthy.
+// scaledToNone: an app without any web instance may move on, there is nothing that could be healthy.
 func (n *Node) scaledToNone(app bulwark.AppID) bool {
 	for _, i := range n.instances.list() {
-		if i.App == app && i.Kind == "" {
+		if i.App == app && i.Kind == "" && i.Process == bulwark.ProcessWeb {
 			return false
 		}
 	}
