@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
@@ -24,6 +25,8 @@ func (m *maker) addPart(ctx context.Context, t tree, part string) (func(), error
 	switch part {
 	case "go":
 		return m.addGo(ctx, t, pins()[part])
+	case "go-std":
+		return m.addGoStd(ctx, t, pins()["go"])
 	case "node", "npm":
 		return func() {}, m.addNPM(ctx, t, part, pins()[part])
 	case "buildkit":
@@ -105,9 +108,77 @@ func wantGo(name string) bool {
 	return !strings.HasPrefix(name, "src/") || !strings.HasSuffix(name, "_test.go") && !strings.Contains(name, "/testdata/")
 }
 
+// goStd is where the Go base has the compiled standard library, as files of a build cache (GOCACHE). A builder copies them
+// into its app's own cache: the first build of an app compiles the app alone.
+const goStd = "usr/local/share/go-build"
+
+// addGoStd compiles the standard library with the toolchain of the base, as planners have it compiled.
+func (m *maker) addGoStd(ctx context.Context, t tree, p pin) (func(), error) {
+	program, err := findProgram(m.opt.Go, "Go", goPlaces...)
+	if err != nil {
+		return nil, err
+	}
+	cache, err := os.MkdirTemp(m.dir, ".work-go-std-") // goes like the other unfinished things if this process is killed
+	if err != nil {
+		return nil, fmt.Errorf("cannot make a build cache: %w", err)
+	}
+	done := func() { _ = os.RemoveAll(cache) }
+	_, version, _ := strings.Cut(strings.TrimSuffix(p.Version, ".linux-amd64"), "-")
+	m.say("compiling the standard library of %s", version)
+	err = process.Run(ctx, process.Cmd{Path: program, Dir: cache, Args: []string{"build", "std"},
+		Env: append(m.downloadEnv(program), "GOMODCACHE="+filepath.Join(m.opt.CacheDir, "gomod"), "GOCACHE="+cache, "GOTOOLCHAIN="+version,
+			"GOFLAGS=-modcacherw -trimpath", "GOWORK=off", "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64"),
+	})
+	if err == nil {
+		err = addGoCache(t, cache)
+	}
+	if err != nil {
+		done()
+		return nil, fmt.Errorf("cannot compile Go's standard library: %w", err)
+	}
+	return done, nil
+}
+
+// addGoCache adds the entries of a build cache: "-d" files are outputs, "-a" files say which output an action has, and when
+// it was stored. That time is made the same for all, so that the same cache makes the same base.
+func addGoCache(t tree, cache string) error {
+	const timeField = len("12345678901234567890\n")
+	return filepath.WalkDir(cache, func(file string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		rel, err := filepath.Rel(cache, file)
+		if err != nil {
+			return err
+		}
+		name := path.Join(goStd, filepath.ToSlash(rel))
+		switch {
+		case strings.HasSuffix(rel, "-a"):
+			b, err := os.ReadFile(file)
+			if err != nil {
+				return err
+			}
+			if len(b) < timeField || b[len(b)-timeField-1] != ' ' {
+				return fmt.Errorf("the build cache has an entry of another form: %q", b)
+			}
+			t.addBytes(name, 0o644, fmt.Appendf(b[:len(b)-timeField:len(b)-timeField], "%20d\n", int64(epoch)*1e9))
+		case strings.HasSuffix(rel, "-d"):
+			info, err := d.Info()
+			if err != nil {
+				return err
+			}
+			return t.addStream(name, 0o644, info.Size(), func() (io.ReadCloser, error) { return os.Open(file) })
+		}
+		return nil // what the go command notes for itself
+	})
+}
+
+// goPlaces is where the host's own Go may be.
+var goPlaces = []string{"/usr/local/go/bin/go", "/usr/lib/go/bin/go", "/usr/bin/go"}
+
 // downloadModule returns the archive of a module in the go command's cache.
 func (m *maker) downloadModule(ctx context.Context, p pin) (string, error) {
-	program, err := findProgram(m.opt.Go, "Go", "/usr/local/go/bin/go", "/usr/lib/go/bin/go", "/usr/bin/go")
+	program, err := findProgram(m.opt.Go, "Go", goPlaces...)
 	if err != nil {
 		return "", err
 	}

@@ -75,7 +75,7 @@ func Recipes() []Recipe {
 	}
 	return []Recipe{
 		app(Recipe{Name: Run, Env: env()}),
-		build(Recipe{Name: Go, Packages: []string{"git", "gcc", "libc6-dev", "make", "pkg-config"}, Parts: []string{"go"},
+		build(Recipe{Name: Go, Packages: []string{"git", "gcc", "libc6-dev", "make", "pkg-config"}, Parts: []string{"go", "go-std"},
 			Env: []string{"PATH=/usr/local/go/bin:" + path, "LANG=C.UTF-8", "GOTOOLCHAIN=auto"}}),
 		build(Recipe{Name: NodeBuild, Packages: []string{"git", "g++", "libc6-dev", "make", "python3"},
 			Parts: []string{"node", "npm"}, Env: env()}),
