@@ -22,6 +22,7 @@ import (
 	"github.com/bulwark-paas/bulwark/internal/install"
 	"github.com/bulwark-paas/bulwark/internal/node"
 	"github.com/bulwark-paas/bulwark/internal/resolver"
+	"github.com/bulwark-paas/bulwark/internal/sandbox"
 	platform "github.com/bulwark-paas/bulwark/internal/server"
 	"github.com/bulwark-paas/bulwark/internal/statement"
 )
@@ -201,6 +202,9 @@ func runEgress(ctx context.Context, c *child) error {
 	if err != nil {
 		return err
 	}
+	if err := sandbox.EnterConnecting(); err != nil {
+		return err
+	}
 	c.ready()
 	return egress.Run(ctx, egress.Config{Control: l, NodeUID: 0, Log: c.log})
 }
@@ -208,6 +212,9 @@ func runEgress(ctx context.Context, c *child) error {
 func runResolver(ctx context.Context, c *child) error {
 	l, err := c.unixListener("control")
 	if err != nil {
+		return err
+	}
+	if err := sandbox.EnterConnecting(); err != nil {
 		return err
 	}
 	c.ready()

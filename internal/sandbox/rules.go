@@ -2,6 +2,8 @@ package sandbox
 
 import (
 	"os"
+	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -13,6 +15,33 @@ func Allowed(calls ...uintptr) []Rule { return all(Allow, calls) }
 func Serving() []Rule {
 	return Allowed(unix.SYS_ACCEPT4, unix.SYS_SENDMSG, unix.SYS_RECVMSG, unix.SYS_SENDTO, unix.SYS_RECVFROM,
 		unix.SYS_GETSOCKOPT, unix.SYS_SETSOCKOPT, unix.SYS_GETSOCKNAME, unix.SYS_GETPEERNAME, unix.SYS_SHUTDOWN)
+}
+
+// Connecting is what a process needs that opens connections of its own, over TCP and UDP, asks the kernel for the host's
+// addresses, and reads the files that its policy names.
+func Connecting() []Rule {
+	any32 := ^uint32(0)
+	rules := Allowed(unix.SYS_CONNECT, unix.SYS_BIND, unix.SYS_OPENAT, unix.SYS_NEWFSTATAT, unix.SYS_READLINKAT)
+	for _, s := range [][2]uint32{{unix.AF_INET, unix.SOCK_STREAM}, {unix.AF_INET, unix.SOCK_DGRAM}, {unix.AF_INET6, unix.SOCK_STREAM},
+		{unix.AF_INET6, unix.SOCK_DGRAM}, {unix.AF_NETLINK, unix.SOCK_RAW}} {
+		rules = append(rules, Rule{Call: unix.SYS_SOCKET, Then: Allow, When: []Test{
+			{Arg: 0, Mask: any32, Value: s[0]}, {Arg: 1, Mask: 0xf, Value: s[1]}, {Arg: 2, Mask: any32, Value: 0}}})
+	}
+	return rules
+}
+
+// hostNetwork names the files from which Go's resolver and ours read how the host is connected.
+func hostNetwork() []string {
+	files := []string{"/proc/self/net"}
+	for _, name := range []string{"resolv.conf", "hosts", "nsswitch.conf"} {
+		// A new file of the same name replaces it at any time, often by a link to elsewhere: so its directory.
+		files = append(files, "/etc")
+		if target, err := filepath.EvalSymlinks("/etc/" + name); err == nil {
+			files = append(files, filepath.Dir(target))
+		}
+	}
+	slices.Sort(files)
+	return slices.Compact(files)
 }
 
 // Runtime is what Go itself needs while it runs: memory that is not executable, threads of its own, timers, signals to

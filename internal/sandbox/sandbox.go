@@ -13,6 +13,7 @@ package sandbox
 import (
 	"errors"
 	"fmt"
+	"net"
 	"runtime"
 	"syscall"
 	"unsafe"
@@ -28,6 +29,8 @@ type Policy struct {
 	Capabilities []int
 	// Network says which TCP verbs Landlock leaves alone.
 	Network Network
+	// Read names the files and directories that Landlock leaves for reading. What does not exist is left out.
+	Read []string
 	// Rules are the system calls, see [Load]. They come after [Hostile] and before [Runtime].
 	Rules []Rule
 }
@@ -38,8 +41,8 @@ type Network struct {
 	Bind    bool
 }
 
-// Enter applies p to the whole process: no new privileges, then capabilities, then Landlock without any file, then the
-// seccomp filter. The order matters: each step still needs the calls that the next one forbids.
+// Enter applies p to the whole process: no new privileges, then capabilities, then Landlock with no file but
+// those of p.Read, then the seccomp filter. The order matters: each step still needs the calls that the next one forbids.
 func Enter(p Policy) error {
 	if err := NoNewPrivileges(); err != nil {
 		return err
@@ -47,11 +50,21 @@ func Enter(p Policy) error {
 	if err := KeepCapabilities(p.Capabilities...); err != nil {
 		return err
 	}
-	if err := NoFiles(p.Network); err != nil {
+	if err := Files(p.Network, p.Read...); err != nil {
 		return err
 	}
 	rules := append(Hostile(), p.Rules...)
 	return Load(append(rules, Runtime()...))
+}
+
+// EnterConnecting is Enter for a process that opens connections of its own and looks up names as the host does: no
+// capability, no file but those that say how the host is connected, and of sockets those of Connecting.
+func EnterConnecting() error {
+	// Go finds out once which families the host has, by sockets and names that are refused later.
+	if l, err := net.ListenPacket("udp", ":0"); err == nil {
+		l.Close()
+	}
+	return Enter(Policy{Network: Network{Connect: true}, Read: hostNetwork(), Rules: append(Connecting(), Serving()...)})
 }
 
 // NoNewPrivileges makes sure that no later execve can gain anything.
@@ -92,9 +105,9 @@ func KeepCapabilities(keep ...int) error {
 	return nil
 }
 
-// NoFiles has Landlock refuse every path of the file system, and TCP but for what n leaves. Descriptors that are open
-// already stay usable; connecting to a unix socket by its path is not covered by Landlock.
-func NoFiles(n Network) error {
+// Files has Landlock refuse every path of the file system but for reading what read names, and TCP but for what n leaves.
+// Descriptors that are open already stay usable; connecting to a unix socket by its path is not covered by Landlock.
+func Files(n Network, read ...string) error {
 	abi, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
 	if errno != 0 {
 		return refused("ask the kernel for Landlock", errno)
@@ -105,13 +118,48 @@ func NoFiles(n Network) error {
 		return refused("make a Landlock rule set", errno)
 	}
 	defer unix.Close(int(fd))
+	for _, path := range read {
+		if err := allowRead(fd, path); err != nil {
+			return err
+		}
+	}
 	if _, _, errno := syscall.AllThreadsSyscall(unix.SYS_LANDLOCK_RESTRICT_SELF, fd, 0, 0); errno != 0 {
 		return refused("enter the Landlock rule set", errno)
 	}
 	return nil
 }
 
-// ruleset names everything that this version of Landlock can refuse. It has no exceptions, so naming is refusing.
+// allowRead makes an exception for reading a file, or everything below a directory.
+func allowRead(ruleset uintptr, path string) error {
+	f, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	if err != nil {
+		return refused("open "+path, err)
+	}
+	defer unix.Close(f)
+	var st unix.Stat_t
+	if err := unix.Fstat(f, &st); err != nil {
+		return refused("look at "+path, err)
+	}
+	// struct landlock_path_beneath_attr is packed: what Go would add behind it is not looked at.
+	rule := struct {
+		access uint64
+		parent int32
+	}{unix.LANDLOCK_ACCESS_FS_READ_FILE, int32(f)}
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		rule.access |= unix.LANDLOCK_ACCESS_FS_READ_DIR
+	}
+	_, _, errno := unix.Syscall6(unix.SYS_LANDLOCK_ADD_RULE, ruleset, unix.LANDLOCK_RULE_PATH_BENEATH, uintptr(unsafe.Pointer(&rule)), 0, 0, 0)
+	runtime.KeepAlive(&rule)
+	if errno != 0 {
+		return refused("leave "+path+" readable", errno)
+	}
+	return nil
+}
+
+// ruleset names everything that this version of Landlock can refuse: naming is refusing, but for the exceptions.
 func ruleset(abi int, n Network) unix.LandlockRulesetAttr {
 	var a unix.LandlockRulesetAttr
 	a.Handled_access_fs = 1<<13 - 1 // ABI 1: execute … make_sym
