@@ -415,12 +415,13 @@ func (s *Server) cancelBuild(ctx context.Context, actor access.Actor, in *AppPat
 	if err := s.note(ctx, actor.Person, string(access.CancelBuild), access.App(a.Name), ""); err != nil {
 		return struct{}{}, err
 	}
-	any, err := s.jobs.Cancel(ctx, a.ID, "deploy", bulwark.Fail(bulwark.KindCanceled, "The build was canceled.", "", nil))
+	// Whatever is under way, also a release command that hangs after a change of the config.
+	any, err := s.jobs.Cancel(ctx, a.ID, "", bulwark.Fail(bulwark.KindCanceled, "It was canceled.", "What served before still does.", nil))
 	if err != nil {
 		return struct{}{}, err
 	}
 	if !any {
-		return struct{}{}, bulwark.Fail(bulwark.KindNotFound, fmt.Sprintf("App %s has no build under way.", a.Name), "", nil)
+		return struct{}{}, bulwark.Fail(bulwark.KindNotFound, fmt.Sprintf("App %s has no build or change under way.", a.Name), "", nil)
 	}
 	return struct{}{}, nil
 }
