@@ -51,7 +51,7 @@ func planGo(_ context.Context, p *planning) (*recipe, error) {
 	}
 	// Once for an app: the compiled standard library into its cache, whose files must have times of their own, because the
 	// go command throws away what looks old. The build needs the result, which is nothing, so that it comes after.
-	seeded := p.run(tools.state(), step{name: "the compiled standard library", dir: "/", mounts: []llb.RunOption{cache("go", stepCache)},
+	seeded := p.run(tools.state(), step{name: "the compiled standard library", dir: "/", env: map[string]string{"PATH": systemPath}, mounts: []llb.RunOption{cache("go", stepCache)},
 		argv: []string{"cp", "-r", "--no-clobber", "/" + goStd + "/.", stepCache + "/build"}}, llb.ReadonlyRootFS()).AddMount("/seeded", llb.Scratch())
 	exec := p.run(tools.state(), step{
 		name: "go build " + strings.Join(argv[4:], " "), argv: argv, dir: stepSource, env: p.goEnv(), own: true,
