@@ -17,7 +17,7 @@ func (c *cli) buildsCommand() *cobra.Command {
 	show := c.forApp(command("show N", "Show a build: its log, and what it reached over the network", "  $ bulwark builds show 12",
 		exactly(1, "the number of a build"), c.showBuild))
 	cancel := c.forApp(command("cancel", "Stop the build that runs or waits", "  $ bulwark builds cancel", exactly(0, ""), c.cancelBuild))
-	return c.forApp(group("builds", "List, show and stop builds", "  $ bulwark builds\n  $ bulwark builds show 12", c.listBuilds, show, cancel))
+	return c.forApp(group("builds", "List, show and stop builds", "  $ bulwark builds\n  $ bulwark builds show 12\n  $ bulwark builds sbom 12", c.listBuilds, show, c.sbomCommand(), cancel))
 }
 
 func (c *cli) listBuilds(ctx context.Context, _ []string) error {

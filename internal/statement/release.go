@@ -101,15 +101,31 @@ type ExternalParameters struct {
 
 // Resource is something that went into a build.
 type Resource struct {
-	URI    string            `json:"uri,omitempty"`
-	Name   string            `json:"name,omitempty"`
-	Digest map[string]string `json:"digest"`
+	URI       string            `json:"uri,omitempty"`
+	Name      string            `json:"name,omitempty"`
+	Digest    map[string]string `json:"digest"`
+	MediaType string            `json:"mediaType,omitempty"`
 }
 
-// RunDetails say who built, and when.
+// RunDetails say who built, and when, and what was written about the result.
 type RunDetails struct {
-	Builder  Builder  `json:"builder"`
-	Metadata Metadata `json:"metadata"`
+	Builder    Builder    `json:"builder"`
+	Metadata   Metadata   `json:"metadata"`
+	Byproducts []Resource `json:"byproducts,omitempty"` // the SBOMs, by the media types of their formats
+}
+
+// Byproduct returns the digest of the document of a media type that was written about the result, "" if there is none.
+func (p *Provenance) Byproduct(mediaType string) bulwark.Digest {
+	for _, r := range p.Predicate.RunDetails.Byproducts {
+		if r.MediaType == mediaType {
+			d, err := bulwark.ParseDigest("sha256:" + r.Digest["sha256"])
+			if err != nil {
+				return ""
+			}
+			return d
+		}
+	}
+	return ""
 }
 
 // Builder names the builder.
