@@ -60,6 +60,8 @@ import (
 //	flip PATH                        change one byte of a file
 //	flip DIR TEXT                    the same with the newest file of images/DIR that holds TEXT; its path is stdout
 //	attack [RE...]                   see attack_test.go
+//	registry HOST [token|elsewhere]  start a registry, see registry_test.go; installations made afterwards resolve its name
+//	image NAME:TAG VERSION           push an image of the stories' app to the last one
 //
 // commands returns them.
 func commands() map[string]func(*testscript.TestScript, bool, []string) {
@@ -73,7 +75,7 @@ func commands() map[string]func(*testscript.TestScript, bool, []string) {
 		"load":   loadCommand,
 		"status": status, "kill9": kill9, "back": back, "up": up, "another": another,
 		"nowhere": nowhere, "flip": flip, "attack": attack, "size": size, "random": random,
-		"gone": gone, "waiting": waiting, "settled": settled, "stopped": stopped, "restart": restart, "torn": torn,
+		"gone": gone, "waiting": waiting, "settled": settled, "stopped": stopped, "restart": restart, "registry": registry, "image": image, "torn": torn,
 	}
 }
 
@@ -83,6 +85,8 @@ type story struct {
 	here  map[string]*installation
 	loads map[string]*load
 	work  string
+
+	outside outside // what the story has on the internet
 
 	t      *testing.T
 	unlock func() // lets others make tokens
@@ -112,6 +116,7 @@ func setup(env *testscript.Env) error {
 		for _, l := range s.loads {
 			l.end()
 		}
+		s.outside.end()
 	})
 	return os.MkdirAll(filepath.Join(env.WorkDir, "home", "user"), 0o700)
 }
@@ -460,7 +465,7 @@ func another(ts *testscript.TestScript, _ bool, args []string) {
 	i := s.here[args[0]]
 	if i == nil {
 		var err error
-		i, err = newInstallation(with, fmt.Sprintf("%s-%d", args[0], os.Getpid()))
+		i, err = newInstallationWithin(s.outside.within(), with, fmt.Sprintf("%s-%d", args[0], os.Getpid()))
 		s.here[args[0]] = i
 		ts.Defer(func() {
 			if s.t.Failed() {

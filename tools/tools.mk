@@ -7,9 +7,11 @@
 # change either of them fail.
 #
 #   make deps           installs the Debian packages that are missing
+#   make bench-deps     the same for `make bench`, and brings nginx to measure beside
 #   make engine-tools   builds the engine's programs unless they are there, and prints their directory
 #   make check-tools    the same for linters and packagers
-#   $(ENGINE_BIN)       that directory, $(CHECK_BIN) the other one. They are computed on first use: name them in recipes.
+#   make test-tools     the same for what the tests alone run: a container registry
+#   $(ENGINE_BIN)       that directory, $(CHECK_BIN) and $(TEST_BIN) the other ones. They are computed on first use: name them in recipes.
 
 BULWARK_CACHE ?= /var/cache/bulwark
 GO ?= go
@@ -20,6 +22,7 @@ DEPS_PACKAGES := gcc libc6-dev pkg-config libseccomp-dev git openssh-client mmde
 TEST_PACKAGES := systemd shellcheck
 ENGINE_MODULES := runc shim buildkit
 CHECK_MODULES := golangci-lint govulncheck nfpm
+TEST_MODULES := registry
 
 # The tags and the static, position-independent link of runc are those of its own Makefile, less libpathrs (a Rust
 # library that Debian 12 does not have; runc then takes its own Go code for the same checks).
@@ -40,8 +43,11 @@ ENGINE_KEY = $(eval ENGINE_KEY := $(shell cd $(TOOLS_DIR) && { $(GO) version; $(
 	echo $(RUNC_FLAGS) $(SHIM_FLAGS) $(BUILDKIT_FLAGS); cat $(foreach m,$(ENGINE_MODULES),$m/go.mod $m/go.sum); } | sha256sum | cut -c1-16))$(ENGINE_KEY)
 CHECK_KEY = $(eval CHECK_KEY := $(shell cd $(TOOLS_DIR) && { $(GO) version; $(GO) env GOOS GOARCH; \
 	cat $(foreach m,$(CHECK_MODULES),$m/go.mod $m/go.sum); } | sha256sum | cut -c1-16))$(CHECK_KEY)
+TEST_KEY = $(eval TEST_KEY := $(shell cd $(TOOLS_DIR) && { $(GO) version; $(GO) env GOOS GOARCH; \
+	cat $(foreach m,$(TEST_MODULES),$m/go.mod $m/go.sum); } | sha256sum | cut -c1-16))$(TEST_KEY)
 ENGINE_BIN = $(BULWARK_CACHE)/tools/$(ENGINE_KEY)/bin
 CHECK_BIN = $(BULWARK_CACHE)/tools/$(CHECK_KEY)/bin
+TEST_BIN = $(BULWARK_CACHE)/tools/$(TEST_KEY)/bin
 
 # $(call once,BIN,BUILDS) runs BUILDS unless BIN is there. The directory appears by one rename, so it is whole or absent,
 # and the lock makes a second make wait for the first instead of building the same again.
@@ -52,7 +58,7 @@ once = @set -e; umask 022; mkdir -p $(BULWARK_CACHE)/tools; exec 9>$(BULWARK_CAC
 		mv -T "$$new" $(patsubst %/bin,%,$1); \
 	fi; echo $1
 
-.PHONY: deps test-deps engine-tools check-tools
+.PHONY: deps test-deps engine-tools check-tools test-tools
 
 test-deps: DEPS_PACKAGES += $(TEST_PACKAGES)
 # npm brings the pinned Node.js for the bases; a host often has one that is not Debian's.
@@ -63,6 +69,17 @@ deps test-deps:
 	if test -n "$$missing"; then \
 		echo "installing" $$missing; export DEBIAN_FRONTEND=noninteractive; \
 		apt-get update -q && apt-get install -q -y --no-install-recommends $$missing; \
+	fi
+
+# What the numbers are taken with. nginx is unpacked and not installed: installing it starts a server on port 80.
+.PHONY: bench-deps
+BENCH_NGINX := $(BULWARK_CACHE)/bench/nginx/usr/sbin/nginx
+bench-deps: DEPS_PACKAGES += nghttp2-client libpcre2-8-0 libssl3 zlib1g
+bench-deps: deps
+	@if ! test -x $(BENCH_NGINX); then \
+		umask 022; new=$$(mktemp -d $(BULWARK_CACHE)/nginx.XXXXXX); trap 'rm -rf "$$new"' EXIT; chmod 0755 "$$new"; \
+		cd "$$new" && apt-get -q -o APT::Sandbox::User=root download nginx && dpkg-deb -x nginx_*.deb nginx && \
+		mkdir -p $(BULWARK_CACHE)/bench && mv -T nginx $(BULWARK_CACHE)/bench/nginx; \
 	fi
 
 engine-tools: deps
@@ -76,6 +93,10 @@ check-tools:
 	$(call go-build,golangci-lint,0,golangci-lint,github.com/golangci/golangci-lint/v2/cmd/golangci-lint,-ldflags '-s -w'); \
 	$(call go-build,govulncheck,0,govulncheck,golang.org/x/vuln/cmd/govulncheck,-ldflags '-s -w'); \
 	$(call go-build,nfpm,0,nfpm,github.com/goreleaser/nfpm/v2/cmd/nfpm,-ldflags '-s -w'))
+
+test-tools:
+	$(call once,$(TEST_BIN),\
+	$(call go-build,registry,0,registry,github.com/distribution/distribution/v3/cmd/registry,-ldflags '-s -w'))
 
 # Base images for tests, made once; "bulwark bases make" does the same on a server. Prints their directory.
 .PHONY: bases

@@ -27,19 +27,19 @@ func (c *cli) listBuildSecrets(ctx context.Context, _ []string) error {
 	if err != nil {
 		return err
 	}
-	names, err := s.BuildSecrets(ctx, name)
+	secrets, err := s.BuildSecrets(ctx, name)
 	if err != nil {
 		return err
 	}
-	return c.result(list(names), func() {
-		if len(names) == 0 {
+	return c.result(list(secrets), func() {
+		if len(secrets) == 0 {
 			c.empty("%s has no build secrets.", name)
 			return
 		}
 		c.head("%s build secrets", name)
 		var rows [][]string
-		for _, n := range names {
-			rows = append(rows, []string{string(n)})
+		for _, b := range secrets {
+			rows = append(rows, []string{string(b.Name), "set " + ago(c.now(), b.Set)})
 		}
 		c.table(rows)
 	})

@@ -4,6 +4,7 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/bulwark-paas/bulwark"
 	"github.com/bulwark-paas/bulwark/client"
@@ -181,6 +182,11 @@ func (e evidence) builder(out *chain, p *statement.Provenance, r *statement.Rele
 		err = fmt.Errorf("it was built for another app")
 	}
 	out.add("builder", linkHolds, fmt.Sprintf("%s, run %s, signed by the node", run.Builder.ID, run.Metadata.InvocationID), err)
+	for _, d := range p.Predicate.BuildDefinition.ResolvedDependencies {
+		if ref, ok := strings.CutPrefix(d.URI, "docker-image://"); ok && err == nil {
+			out.add("built from", linkVouched, fmt.Sprintf("%s, sha256:%s: the builder says so, to the node", ref, d.Digest["sha256"]), nil)
+		}
+	}
 }
 
 // image checks that what came out of the build is what the release runs.

@@ -147,6 +147,18 @@ func (f *forge) asRollback(t *testing.T) {
 	f.rollback = s
 }
 
+// TestChainOfImages: what a Dockerfile's FROM took from a registry is told, as the claim that it is.
+func TestChainOfImages(t *testing.T) {
+	f := newForge(t)
+	def := &f.provenance.Predicate.BuildDefinition
+	def.ResolvedDependencies = append(def.ResolvedDependencies, statement.Resource{URI: "docker-image://registry.internal:5000/base:1", Digest: map[string]string{"sha256": "77"}},
+		statement.Resource{URI: "bulwark-base:go", Digest: map[string]string{"sha256": "88"}})
+	c := verifyChain(f.sign(t))
+	if !c.holds() || state(c, "built from") != linkVouched || state(c, "source") != linkHolds {
+		t.Fatalf("%+v", c)
+	}
+}
+
 func TestChainOfRollback(t *testing.T) {
 	f := newForge(t)
 	f.asRollback(t)

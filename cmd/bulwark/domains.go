@@ -73,7 +73,32 @@ func (c *cli) egressCommand() *cobra.Command {
 		exactly(1, "a destination"), func(ctx context.Context, args []string) error {
 			return c.egress(ctx, args[0], statement.KindEgressDeny, "%s may no longer reach %s.")
 		}))
-	return group("egress", "Open and close destinations outside for an app", "  $ bulwark egress allow db.example.org:5432", nil, allow, deny)
+	ls := c.forApp(command("list", "List the destinations that were opened for an app", "  $ bulwark egress list", exactly(0, ""), c.listEgress))
+	return c.forApp(group("egress", "Open, close and list destinations outside for an app", "  $ bulwark egress\n  $ bulwark egress allow db.example.org:5432",
+		c.listEgress, allow, deny, ls))
+}
+
+func (c *cli) listEgress(ctx context.Context, _ []string) error {
+	s, name, err := c.onApp(ctx)
+	if err != nil {
+		return err
+	}
+	rules, err := s.Egress(ctx, name)
+	if err != nil {
+		return err
+	}
+	return c.result(list(rules), func() {
+		if len(rules) == 0 {
+			c.empty("%s reaches the internet, and no inner address.", name)
+			return
+		}
+		c.head("%s may reach beside the internet", name)
+		var rows [][]string
+		for _, r := range rules {
+			rows = append(rows, []string{r.Rule, ago(c.now(), r.Created)})
+		}
+		c.table(rows)
+	})
 }
 
 func (c *cli) egress(ctx context.Context, text string, kind statement.Kind, done string) error {

@@ -169,6 +169,7 @@ func (f *fake) routes() http.Handler {
 	mux.HandleFunc("PUT /v1/apps/{app}/sources", f.mine(f.upload))
 	mux.HandleFunc("POST /v1/apps/{app}/settings", f.mine(f.setting))
 	f.reads(mux)
+	f.settings(mux)
 	f.once(mux)
 	return mux
 }
@@ -201,13 +202,6 @@ func (f *fake) reads(mux *http.ServeMux) {
 		out := client.AppConfig{Revision: a.App.Config}
 		for n, rev := range a.names {
 			out.Variables = append(out.Variables, client.Variable{Name: n, Revision: rev})
-		}
-		return out, nil
-	}))
-	mux.HandleFunc("GET /v1/apps/{app}/build-secrets", f.mine(func(_ *http.Request, a *fakeApp) (any, error) {
-		out := []bulwark.ConfigName{}
-		for n := range a.secrets {
-			out = append(out, n)
 		}
 		return out, nil
 	}))

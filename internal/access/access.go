@@ -16,6 +16,7 @@ const (
 	Open          Action = "open" // needs nobody: the few endpoints that come before signing in
 	ReadSelf      Action = "self.read"
 	ReadStatus    Action = "status.read"
+	ReadKeys      Action = "keys.read"
 	ManageKeys    Action = "keys.manage"
 	ListApps      Action = "app.list"
 	CreateApp     Action = "app.create"
@@ -30,6 +31,9 @@ const (
 	RunCron       Action = "cron.run"
 	CancelBuild   Action = "build.cancel"
 	ReadOperation Action = "operation.read"
+
+	ReadRegistries   Action = "registry.read"
+	ManageRegistries Action = "registry.manage"
 )
 
 // Resource is what it is done to.

@@ -54,7 +54,7 @@ CREATE TABLE egress (
 	app     TEXT NOT NULL REFERENCES app (id),
 	rule    TEXT NOT NULL,
 	PRIMARY KEY (app, rule)
-) STRICT`}}
+) STRICT`}, {ID: "app-settings", SQL: settings}}
 }
 
 // Queryer is a transaction or the reader.
@@ -116,8 +116,10 @@ func Insert(tx *sql.Tx, a App) error {
 
 // Destroy marks an app as gone; its name is free again.
 func Destroy(tx *sql.Tx, id bulwark.AppID) error {
-	if _, err := tx.Exec(`DELETE FROM domain WHERE app = ?`, id); err != nil {
-		return err
+	for _, q := range []string{`DELETE FROM domain WHERE app = ?`, `DELETE FROM build_secret WHERE app = ?`, `DELETE FROM egress WHERE app = ?`} {
+		if _, err := tx.Exec(q, id); err != nil {
+			return err
+		}
 	}
 	_, err := tx.Exec(`UPDATE app SET destroyed = 1 WHERE id = ?`, id)
 	return err

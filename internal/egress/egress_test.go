@@ -370,7 +370,7 @@ func TestRefusals(t *testing.T) {
 		if status != c.status {
 			t.Errorf("CONNECT %s: %d %q, want %d", c.to, status, body, c.status)
 		}
-		if c.reason == Unlisted && (!strings.Contains(body, "bulwark egress allow --build --app shop ") || !strings.Contains(body, "may not reach")) {
+		if c.reason == Unlisted && (!strings.Contains(body, "bulwark registries allow --packages ") || !strings.Contains(body, "may not reach")) {
 			t.Errorf("CONNECT %s: the body does not help: %q", c.to, body)
 		}
 	}

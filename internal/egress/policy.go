@@ -98,7 +98,7 @@ func (p Policy) allow(to place, usual uint16) (netpolicy.Rule, *refusal) {
 	return found, &refusal{
 		verdict: Refused, reason: Unlisted,
 		message: fmt.Sprintf("Builds of %s may not reach %s.", p.App, to),
-		hint:    fmt.Sprintf("An operator can allow it with: bulwark egress allow --build --app %s %s", p.App, to),
+		hint:    "An operator can allow it with: bulwark registries allow --packages " + to.String(),
 	}
 }
 
@@ -142,10 +142,11 @@ func (s *settings) resolve(ctx context.Context, policy Policy, rule netpolicy.Ru
 	for _, a := range addrs {
 		a = a.Unmap()
 		if !policy.permits(rule, to, a, connected) {
-			return nil, &refusal{Refused, ClosedAddress,
-				fmt.Sprintf("%s leads to %s, which is not on the internet.", to, a),
-				"An operator who means an inner address can allow it with: bulwark egress allow --build --private --app " +
-					string(policy.App) + " " + to.String(), nil}
+			hint := "No rule opens the machine itself or its link."
+			if netpolicy.Classify(a, connected) == netpolicy.Private {
+				hint = "An operator who means an inner address can allow it with: bulwark registries allow --packages " + to.String()
+			}
+			return nil, &refusal{Refused, ClosedAddress, fmt.Sprintf("%s leads to %s, which is not on the internet.", to, a), hint, nil}
 		}
 		if len(checked) < maxAddresses {
 			checked = append(checked, a)

@@ -83,6 +83,8 @@ func (s *Server) settled(ctx context.Context, tx *sql.Tx, r *nodeapi.Receipt) er
 		return err
 	case statement.KindDomainAdd, statement.KindDomainRemove, statement.KindBuildSecret, statement.KindEgressAllow, statement.KindEgressDeny:
 		return s.set(ctx, tx, r)
+	case statement.KindRegistryAllow, statement.KindRegistryRemove:
+		return applyRegistry(ctx, tx, r)
 	case statement.KindDeploy:
 		a, err := app.ByID(ctx, tx, r.App)
 		if err == nil {
@@ -352,28 +354,12 @@ func (s *Server) set(ctx context.Context, tx *sql.Tx, r *nodeapi.Receipt) error 
 	if err != nil {
 		return err
 	}
-	var domain statement.Domain
-	var rule statement.Egress
-	switch r.Kind {
-	case statement.KindDomainAdd, statement.KindDomainRemove:
-		err = json.Unmarshal(r.Body, &domain)
-	case statement.KindEgressAllow, statement.KindEgressDeny:
-		err = json.Unmarshal(r.Body, &rule)
-	}
-	if err != nil {
-		return err
-	}
-	switch r.Kind {
-	case statement.KindDomainAdd:
-		err = app.AddDomain(tx, a, domain.Host)
-	case statement.KindDomainRemove:
-		err = app.RemoveDomain(tx, a, domain.Host)
-	}
+	detail, err := applySetting(tx, a, r)
 	if err != nil {
 		return err
 	}
 	return audit.Write(tx, audit.Entry{Project: a.Project, Actor: r.Person, Action: string(r.Kind), Resource: access.App(a.Name).String(),
-		Outcome: "done", Detail: string(domain.Host) + rule.Rule})
+		Outcome: "done", Detail: detail})
 }
 
 func (s *Server) listReleases(ctx context.Context, _ access.Actor, in *AppPath) ([]client.Release, error) {

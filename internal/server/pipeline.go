@@ -104,6 +104,8 @@ func (s *Server) build(ctx context.Context, a *app.App, op job.Operation, log *j
 	var reached []client.Reached
 	if err == nil {
 		image = built.Image
+	}
+	if built != nil { // what a failed build reached is worth knowing too
 		for _, r := range built.Reached {
 			reached = append(reached, client.Reached(r))
 		}
@@ -116,6 +118,7 @@ func (s *Server) build(ctx context.Context, a *app.App, op job.Operation, log *j
 }
 
 func (s *Server) runBuild(ctx context.Context, in nodeapi.Build, log *job.Log) (*nodeapi.Built, error) {
+	log.Stage("source")
 	source, err := s.sourceOf(ctx, in.Cause)
 	if err == nil {
 		defer source.Close()
@@ -124,7 +127,11 @@ func (s *Server) runBuild(ctx context.Context, in nodeapi.Build, log *job.Log) (
 	if err != nil && !errors.Is(err, os.ErrNotExist) { // built before: the node has the result
 		return nil, err
 	}
-	return s.node.Build(ctx, in, func(e nodeapi.BuildEvent) { log.Event(client.Event{Log: e.Log, Stage: e.Stage}) })
+	built, err := s.node.Build(ctx, in, func(e nodeapi.BuildEvent) { log.Event(client.Event{Log: e.Log, Stage: e.Stage}) })
+	if err == nil {
+		log.Event(client.Event{Stage: "built", Own: built.Own})
+	}
+	return built, err
 }
 
 // restart brings the promoted release up anew beside itself.

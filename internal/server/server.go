@@ -37,6 +37,7 @@ import (
 	"github.com/bulwark-paas/bulwark/internal/job"
 	"github.com/bulwark-paas/bulwark/internal/node/nodeapi"
 	"github.com/bulwark-paas/bulwark/internal/process"
+	"github.com/bulwark-paas/bulwark/internal/registry"
 	"github.com/bulwark-paas/bulwark/internal/release"
 	"github.com/bulwark-paas/bulwark/internal/route"
 	"github.com/bulwark-paas/bulwark/internal/source"
@@ -116,7 +117,7 @@ func Run(ctx context.Context, c Config, ready func()) error {
 func open(ctx context.Context, c Config) (*Server, error) {
 	var migrations []db.Migration
 	for _, m := range [][]db.Migration{audit.Migrations(), job.Migrations(), app.Migrations(), source.Migrations(), build.Migrations(),
-		release.Migrations(), instance.Migrations(), {inboxMigration}} {
+		release.Migrations(), instance.Migrations(), registry.Migrations(), {inboxMigration}} {
 		migrations = append(migrations, m...)
 	}
 	d, err := db.Open(ctx, filepath.Join(c.Dir, "bulwark.db"), migrations)

@@ -30,23 +30,24 @@ type Kind string
 
 // The kinds of statement and the type of each body.
 const (
-	KindEnroll        Kind = "person.enroll"        // Enroll
-	KindKeyAdd        Kind = "key.add"              // KeyAdd
-	KindKeyRemove     Kind = "key.remove"           // KeyRemove
-	KindAppCreate     Kind = "app.create"           // AppCreate
-	KindAppDestroy    Kind = "app.destroy"          // AppDestroy
-	KindDeploy        Kind = "app.deploy"           // Deploy
-	KindRollback      Kind = "app.rollback"         // Rollback
-	KindConfigSet     Kind = "config.set"           // ConfigSet
-	KindConfigReveal  Kind = "config.reveal"        // ConfigReveal
-	KindBuildSecret   Kind = "build-secret.set"     // ConfigSet
-	KindRun           Kind = "app.run"              // Run
-	KindResize        Kind = "app.resize"           // Resize
-	KindDomainAdd     Kind = "domain.add"           // Domain
-	KindDomainRemove  Kind = "domain.remove"        // Domain
-	KindEgressAllow   Kind = "egress.allow"         // Egress
-	KindEgressDeny    Kind = "egress.deny"          // Egress
-	KindRegistryAllow Kind = "build-registry.allow" // Registry
+	KindEnroll         Kind = "person.enroll"         // Enroll
+	KindKeyAdd         Kind = "key.add"               // KeyAdd
+	KindKeyRemove      Kind = "key.remove"            // KeyRemove
+	KindAppCreate      Kind = "app.create"            // AppCreate
+	KindAppDestroy     Kind = "app.destroy"           // AppDestroy
+	KindDeploy         Kind = "app.deploy"            // Deploy
+	KindRollback       Kind = "app.rollback"          // Rollback
+	KindConfigSet      Kind = "config.set"            // ConfigSet
+	KindConfigReveal   Kind = "config.reveal"         // ConfigReveal
+	KindBuildSecret    Kind = "build-secret.set"      // ConfigSet
+	KindRun            Kind = "app.run"               // Run
+	KindResize         Kind = "app.resize"            // Resize
+	KindDomainAdd      Kind = "domain.add"            // Domain
+	KindDomainRemove   Kind = "domain.remove"         // Domain
+	KindEgressAllow    Kind = "egress.allow"          // Egress
+	KindEgressDeny     Kind = "egress.deny"           // Egress
+	KindRegistryAllow  Kind = "build-registry.allow"  // Registry
+	KindRegistryRemove Kind = "build-registry.remove" // RegistryRemove
 )
 
 // Statement is the payload that is signed. Node names the installation it is meant for, so that it is worth nothing
@@ -146,8 +147,18 @@ type Egress struct {
 	Rule string `json:"rule"`
 }
 
-// Registry lets builders reach one more host name: "host" or "host:port".
+// Registry lets all builders reach one more host: "host" or "host:port". A Dockerfile's FROM may name it as a registry of
+// images, unless it is for packages and other downloads alone; only then it may be "*.host". The same host again takes the
+// place of what was said before.
 type Registry struct {
+	Host     string `json:"host"`
+	Packages bool   `json:"packages,omitempty"`
+	// CA is PEM: authorities that are believed for this registry of images beside the usual ones, and for no other host.
+	CA string `json:"ca,omitempty"`
+}
+
+// RegistryRemove takes a host back.
+type RegistryRemove struct {
 	Host string `json:"host"`
 }
 

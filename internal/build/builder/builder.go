@@ -77,6 +77,7 @@ func run(ctx context.Context, c Config, job *bulwark.BuildJob, secrets map[strin
 	}
 	defer cl.Close()
 	took("buildkitd answers")
+	ev.stage("build")
 	result, err := p.solve(ctx, cl, r, d)
 	if err != nil {
 		return err

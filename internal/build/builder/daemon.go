@@ -19,7 +19,8 @@ import (
 
 // daemonConfig is buildkitd's configuration. Steps share the builder's network namespace, which has nothing but
 // loopback and the proxy ("host" means the builder, not the machine). Frontends from images are off: a "# syntax=" line
-// must not choose what runs. The state is bounded, and what is rebuilt most easily goes first.
+// must not choose what runs. The state is bounded by parts of the file system that it lies on, which is the app's own and of
+// a size that the operator chose; what is rebuilt most easily goes first.
 const daemonConfig = `root = %q
 [log]
   level = "warn"
@@ -43,16 +44,16 @@ const daemonConfig = `root = %q
   binary = %q
   platforms = ["linux/amd64"]
   gc = true
-  reservedSpace = "1GB"
-  maxUsedSpace = "4GB"
+  reservedSpace = "10%%"
+  maxUsedSpace = "40%%"
   [[worker.oci.gcpolicy]]
     filters = ["type==source.local"]
     keepDuration = "72h"
-    maxUsedSpace = "512MB"
+    maxUsedSpace = "5%%"
   [[worker.oci.gcpolicy]]
     all = true
-    reservedSpace = "1GB"
-    maxUsedSpace = "4GB"
+    reservedSpace = "10%%"
+    maxUsedSpace = "40%%"
 `
 
 // daemon is a running buildkitd, our child.
@@ -71,7 +72,11 @@ func startDaemon(c Config, job *bulwark.BuildJob) (*daemon, error) {
 	}
 	d := &daemon{socket: filepath.Join(dir, "buildkitd.sock"), exited: make(chan struct{})}
 	config := filepath.Join(dir, "buildkitd.toml")
-	text := fmt.Sprintf(daemonConfig, filepath.Join(job.State, "buildkit"), "unix://"+d.socket, c.Runc)
+	registries, err := registryConfig(dir, job.Images)
+	if err != nil {
+		return nil, err
+	}
+	text := fmt.Sprintf(daemonConfig, filepath.Join(job.State, "buildkit"), "unix://"+d.socket, c.Runc) + registries
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		return nil, err
 	}

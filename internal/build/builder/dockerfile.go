@@ -17,6 +17,7 @@ import (
 	"github.com/moby/buildkit/frontend/dockerfile/shell"
 	solvererrdefs "github.com/moby/buildkit/solver/errdefs"
 	spb "github.com/moby/buildkit/sourcepolicy/pb"
+	"github.com/opencontainers/go-digest"
 )
 
 // planDockerfile builds as a Dockerfile says, by the frontend that is part of BuildKit.
@@ -24,7 +25,7 @@ import (
 // The file is read here first, for two reasons: an image that nobody can fetch makes BuildKit wait for a long time and
 // then name an address, and a "# syntax=" line would have a program from a registry do the build. Images with well-known
 // names are taken from the platform's own bases, which the log says.
-func planDockerfile(_ context.Context, p *planning) (*recipe, error) {
+func planDockerfile(ctx context.Context, p *planning) (*recipe, error) {
 	name := p.man.dockerfile
 	if name == "" {
 		name = "Dockerfile"
@@ -36,7 +37,10 @@ func planDockerfile(_ context.Context, p *planning) (*recipe, error) {
 	if !ok {
 		return nil, bulwark.Invalid(fmt.Sprintf("There is no %s.", p.tree.file(name)), "Add one, or correct [build] in bulwark.toml.")
 	}
-	check := dockerCheck{file: p.tree.file(name), args: p.man.env, hosts: p.job.Images}
+	check := dockerCheck{file: p.tree.file(name), args: p.man.env}
+	for _, r := range p.job.Images {
+		check.hosts = append(check.hosts, r.Host)
+	}
 	images, err := check.run([]byte(text))
 	if err != nil {
 		return nil, err
@@ -44,7 +48,12 @@ func planDockerfile(_ context.Context, p *planning) (*recipe, error) {
 	attrs := map[string]string{"filename": name}
 	for _, img := range images {
 		if img.base == "" {
-			p.ev.note(fmt.Sprintf("FROM %s: from its registry, which the operator allows", img.ref))
+			if err := p.resolveImage(ctx, check.file, &img); err != nil {
+				return nil, err
+			}
+			attrs["context:"+img.context] = "docker-image://" + img.pinned()
+			p.images = append(p.images, bulwark.ImageUsed{Ref: img.named.String(), Digest: bulwark.Digest(img.digest)})
+			p.ev.note(fmt.Sprintf("FROM %s: from its registry, which the operator allows, by the digest %s", img.ref, img.digest))
 			continue
 		}
 		b, err := p.bases.openRoot(img.base)
@@ -87,6 +96,17 @@ type dockerImage struct {
 	context string // as the frontend asks for it
 	base    string // the base that stands for it; empty for one from a registry
 	remark  string
+	named   reference.Named // with a tag or a digest
+	line    int             // that first names it
+	digest  digest.Digest   // of one from a registry, once it was asked
+}
+
+// pinned is the image's name with its digest, so that it is what the registry said once.
+func (i *dockerImage) pinned() string {
+	if d, err := reference.WithDigest(i.named, i.digest); err == nil {
+		return d.String()
+	}
+	return i.named.String()
 }
 
 func (c *dockerCheck) run(text []byte) ([]dockerImage, error) {
@@ -194,13 +214,14 @@ func (c *dockerCheck) image(ref string, line int, known []string) error {
 	if err != nil {
 		return at(c.file, line, fmt.Sprintf("%+q is not the name of an image or an earlier stage", short(ref)), "")
 	}
-	img := dockerImage{ref: ref, context: strings.TrimSuffix(reference.FamiliarString(reference.TagNameOnly(named)), ":latest")}
+	img := dockerImage{ref: ref, named: reference.TagNameOnly(named), line: line}
+	img.context = strings.TrimSuffix(reference.FamiliarString(img.named), ":latest")
 	host := reference.Domain(named)
 	img.base, img.remark, err = baseFor(named)
 	switch {
 	case err != nil && !slices.Contains(c.hosts, host):
 		return at(c.file, line, fmt.Sprintf("the image %s cannot be had: %v", short(ref), err),
-			"Build on "+offered+", or ask the operator to allow the registry "+host+".")
+			"Build on "+offered+", or have an operator allow the registry: bulwark registries allow "+host)
 	case err != nil:
 		img.base = ""
 	}
@@ -290,8 +311,8 @@ func (p *planning) imagePolicy() *spb.Policy {
 		return &spb.Rule{Action: a, Selector: &spb.Selector{Identifier: s, MatchType: spb.MatchType_WILDCARD}}
 	}
 	rules := []*spb.Rule{deny("docker-image://*", spb.PolicyAction_DENY)}
-	for _, host := range p.job.Images {
-		rules = append(rules, deny("docker-image://"+host+"/*", spb.PolicyAction_ALLOW))
+	for _, r := range p.job.Images {
+		rules = append(rules, deny("docker-image://"+r.Host+"/*", spb.PolicyAction_ALLOW))
 	}
 	return &spb.Policy{Version: 1, Rules: rules}
 }
@@ -317,6 +338,10 @@ func (p *planning) explainDockerfile(err error) error {
 			line = int(src.Ranges[0].Start.Line)
 		}
 	}
-	be := at(p.tree.file(name), line, text, "").(*bulwark.Error)
-	return bulwark.Fail(bulwark.KindFailed, be.Message, "", err)
+	why, hint, ok := whyNotFetched(text)
+	if !ok {
+		why = text
+	}
+	be := at(p.tree.file(name), line, why, hint).(*bulwark.Error)
+	return bulwark.Fail(bulwark.KindFailed, be.Message, be.Hint, err)
 }

@@ -387,7 +387,7 @@ func TestDockerImages(t *testing.T) {
 		"FROM node:18":                                  "the platform has Node.js 22 on Debian 12 only",
 		"FROM python:3.12":                              "the platform has Python 3.11 on Debian 12 only",
 		"FROM bulwark/builder":                          "the platform has no such base",
-		"FROM evil.example.org/debian:12":               "registry evil.example.org",
+		"FROM evil.example.org/debian:12":               "bulwark registries allow evil.example.org",
 		"FROM debian@sha256:" + strings.Repeat("a", 64): "fixed by digest",
 		"FROM ${NOPE}":                                  "names no image",
 		"FROM debian:12\nCOPY --from=later / /\nFROM debian:12 AS later": "Dockerfile:2: the image later cannot be had",

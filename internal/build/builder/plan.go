@@ -66,6 +66,7 @@ type planning struct {
 	tree    *tree
 	planner planner
 	result  bulwark.Plan
+	images  []bulwark.ImageUsed // of registries, see used
 }
 
 // plan reads the app's own files, chooses a planner, and asks it.

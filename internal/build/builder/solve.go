@@ -55,7 +55,7 @@ func (p *planning) solve(ctx context.Context, cl *client.Client, r *recipe, d *d
 			return nil, err
 		}
 	}
-	return &bulwark.BuildResult{Image: digest, Plan: p.result, Own: bulwark.Duration(pr.own.Round(time.Millisecond))}, nil
+	return &bulwark.BuildResult{Image: digest, Plan: p.result, Own: bulwark.Duration(pr.own.Round(time.Millisecond)), Used: p.used()}, nil
 }
 
 func (p *planning) solveOpt(ctx context.Context, r *recipe, store content.Store) (client.SolveOpt, *llb.Definition, error) {

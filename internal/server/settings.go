@@ -1,0 +1,113 @@
+package server
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/bulwark-paas/bulwark/client"
+	"github.com/bulwark-paas/bulwark/internal/access"
+	"github.com/bulwark-paas/bulwark/internal/app"
+	"github.com/bulwark-paas/bulwark/internal/audit"
+	"github.com/bulwark-paas/bulwark/internal/node/nodeapi"
+	"github.com/bulwark-paas/bulwark/internal/registry"
+	"github.com/bulwark-paas/bulwark/internal/statement"
+)
+
+// applySetting writes what a statement about an app's settings changes in the store, and returns a line for the record.
+func applySetting(tx *sql.Tx, a *app.App, r *nodeapi.Receipt) (string, error) {
+	var domain statement.Domain
+	var rule statement.Egress
+	var secrets statement.ConfigSet
+	var body any = &domain
+	switch r.Kind {
+	case statement.KindEgressAllow, statement.KindEgressDeny:
+		body = &rule
+	case statement.KindBuildSecret:
+		body = &secrets
+	}
+	if err := json.Unmarshal(r.Body, body); err != nil {
+		return "", err
+	}
+	switch r.Kind {
+	case statement.KindDomainAdd:
+		return string(domain.Host), app.AddDomain(tx, a, domain.Host)
+	case statement.KindDomainRemove:
+		return string(domain.Host), app.RemoveDomain(tx, a, domain.Host)
+	case statement.KindEgressAllow:
+		return rule.Rule, app.AllowEgress(tx, a, rule.Rule)
+	case statement.KindEgressDeny:
+		return rule.Rule, app.DenyEgress(tx, a, rule.Rule)
+	case statement.KindBuildSecret:
+		set := slices.Sorted(maps.Keys(secrets.Set))
+		var words []string
+		for _, n := range set {
+			words = append(words, "set "+string(n))
+		}
+		for _, n := range secrets.Unset {
+			words = append(words, "unset "+string(n))
+		}
+		return strings.Join(words, ", "), app.SetBuildSecrets(tx, a, set, secrets.Unset)
+	}
+	return "", nil
+}
+
+func (s *Server) listBuildSecrets(ctx context.Context, _ access.Actor, in *AppPath) ([]client.BuildSecret, error) {
+	a, err := app.ByName(ctx, s.db.Reader(), in.App)
+	if err != nil {
+		return nil, err
+	}
+	return app.BuildSecrets(ctx, s.db.Reader(), a.ID)
+}
+
+func (s *Server) listEgress(ctx context.Context, _ access.Actor, in *AppPath) ([]client.EgressRule, error) {
+	a, err := app.ByName(ctx, s.db.Reader(), in.App)
+	if err != nil {
+		return nil, err
+	}
+	return app.Egress(ctx, s.db.Reader(), a.ID)
+}
+
+func (s *Server) listKeys(ctx context.Context, _ access.Actor, _ *platformIn) ([]client.Key, error) {
+	var all []nodeapi.Key
+	if err := s.node.Call(ctx, "keys", struct{}{}, &all); err != nil {
+		return nil, err
+	}
+	out := []client.Key{}
+	for _, k := range all {
+		out = append(out, client.Key(k))
+	}
+	return out, nil
+}
+
+func (s *Server) listRegistries(ctx context.Context, _ access.Actor, _ *platformIn) ([]client.Registry, error) {
+	return registry.All(ctx, s.db.Reader())
+}
+
+// setRegistry takes a statement about what all builds may reach.
+func (s *Server) setRegistry(ctx context.Context, _ access.Actor, in *signedIn) (struct{}, error) {
+	_, err := s.submit(ctx, in.Body.Envelope, "", applyRegistry, statement.KindRegistryAllow, statement.KindRegistryRemove)
+	return struct{}{}, err
+}
+
+// applyRegistry writes the row and the record of a statement that the node took.
+func applyRegistry(_ context.Context, tx *sql.Tx, r *nodeapi.Receipt) error {
+	var body statement.Registry // the body of the other kind is a part of it
+	if err := json.Unmarshal(r.Body, &body); err != nil {
+		return err
+	}
+	var err error
+	if r.Kind == statement.KindRegistryAllow {
+		err = registry.Allow(tx, defaultProject, r.Person, body)
+	} else {
+		err = registry.Remove(tx, body.Host)
+	}
+	if err != nil {
+		return err
+	}
+	return audit.Write(tx, audit.Entry{Project: defaultProject, Actor: r.Person, Action: string(r.Kind), Resource: access.Platform().String(),
+		Outcome: "done", Detail: body.Host})
+}
