@@ -16,7 +16,7 @@ HELPERS := $(filter-out $(BUILDER),$(wildcard ./cmd/bulwark-*))
 GOBUILD := umask 022; GIT_CONFIG_COUNT=1 GIT_CONFIG_KEY_0=safe.directory GIT_CONFIG_VALUE_0=$(CURDIR) CGO_ENABLED=0 \
 	$(GO) build -trimpath -buildvcs=auto -ldflags '-s -w'
 
-.PHONY: help build up down uninstall test check release root
+.PHONY: help build up down uninstall test bench check release root
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -28,7 +28,7 @@ root:
 build: ## build the program and its helpers into build/
 	@umask 022; mkdir -p $(OUT)/bin $(OUT)/libexec/bulwark/builder
 	$(GOBUILD) -tags $(TAGS) -o $(OUT)/bin/bulwark ./cmd/bulwark
-	$(GOBUILD) -o $(OUT)/libexec/bulwark/ ./cmd/bulwark-init ./cmd/bulwark-pack ./cmd/bulwark-unpack ./cmd/bulwark-hook
+	$(GOBUILD) -o $(OUT)/libexec/bulwark/ ./cmd/bulwark-init ./cmd/bulwark-cell ./cmd/bulwark-pack ./cmd/bulwark-sbom ./cmd/bulwark-unpack ./cmd/bulwark-hook
 	$(GOBUILD) -o $(OUT)/libexec/bulwark/builder/ ./cmd/bulwark-builder ./cmd/bulwark-static
 
 up: root deps build engine-tools ## as root: install, start, deploy an example, print its address and the login token
@@ -47,11 +47,23 @@ TESTBUILD := $(BULWARK_CACHE)/testbuild
 # Where .ci/run wants the last line of the test run.
 TEST_RESULT ?=
 
-test: root test-deps engine-tools check-tools ## as root: everything that must hold before a change lands
+test: root test-deps engine-tools check-tools test-tools ## as root: everything that must hold before a change lands
 	@$(MAKE) --no-print-directory build OUT=$(TESTBUILD)
 	@bases=$$($(MAKE) --no-print-directory -s bases | tail -n 1) && \
 		GO=$(GO) TAGS=$(TAGS) CHECK_BIN=$(CHECK_BIN) TEST_RESULT=$(TEST_RESULT) BULWARK_CACHE=$(BULWARK_CACHE) \
-		BULWARK_BIN_DIR=$(TESTBUILD) BULWARK_ENGINE_BIN=$(ENGINE_BIN) BULWARK_BASES=$$bases ./tools/test
+		BULWARK_BIN_DIR=$(TESTBUILD) BULWARK_ENGINE_BIN=$(ENGINE_BIN) BULWARK_TEST_TOOLS=$(TEST_BIN) BULWARK_BASES=$$bases ./tools/test
+
+# What is measured is built as it is released, and lies where every user of an installation may execute it.
+BENCHBUILD := $(BULWARK_CACHE)/benchbuild
+ONLY ?=
+RUNS ?= 10
+JSON ?=
+bench: root bench-deps engine-tools ## as root: the numbers of docs/numbers.md. ONLY=push,edge some of them; RUNS=20; JSON=FILE
+	@$(MAKE) --no-print-directory build OUT=$(BENCHBUILD)
+	$(GO) test -c -tags bench -o $(BENCHBUILD)/bench ./e2e
+	@bases=$$($(MAKE) --no-print-directory -s bases | tail -n 1) && \
+		cd e2e && BULWARK_BIN_DIR=$(BENCHBUILD) BULWARK_ENGINE_BIN=$(ENGINE_BIN) BULWARK_BASES=$$bases \
+		$(BENCHBUILD)/bench -test.run '^TestBench$$' -test.timeout 2h -only '$(ONLY)' -runs $(RUNS) -nginx $(BENCH_NGINX) -json '$(if $(JSON),$(abspath $(JSON)))'
 
 check: check-tools ## the checks of the code alone, without the tests
 	@GO=$(GO) TAGS=$(TAGS) CHECK_BIN=$(CHECK_BIN) ./tools/test checks

@@ -52,7 +52,7 @@ var rules = []rule{
 		why: "what builders and apps speak to decides by addresses alone, and knows nothing that is worth stealing",
 	},
 	{
-		who:  []string{"cmd/bulwark-init", "cmd/bulwark-static", "cmd/bulwark-hook", "cmd/bulwark-pack", "cmd/bulwark-builder"},
+		who:  []string{"cmd/bulwark-init", "cmd/bulwark-static", "cmd/bulwark-hook", "cmd/bulwark-pack", "cmd/bulwark-builder", "cmd/bulwark-cell"},
 		only: []string{".", "internal/source/gitssh/hook", "internal/image/pack", "internal/build/builder", "internal/fdpass", "internal/sandbox"},
 		why:  "each runs beside hostile input with no right but its own; it brings one package, and that one is bound below",
 	},
@@ -65,12 +65,20 @@ var rules = []rule{
 		why: "it unpacks a stranger's archive, and says which tree it is in the words of the statement that a person signed for it",
 	},
 	{
+		who: []string{"cmd/bulwark-sbom", "internal/sbom/catalog"}, only: []string{".", "internal/sbom/catalog", "internal/sbom/inventory", "internal/sandbox"},
+		why: "it looks into a stranger's files; a hole in a parser must find nothing of the platform's around it but the words that it answers in",
+	},
+	{
+		who: []string{"internal/sbom", "internal/sbom/inventory"}, only: []string{".", "internal/sbom/inventory"}, never: []string{"internal/sbom/catalog"},
+		why: "they are in the node, and read what bulwark-sbom says; the parsers of a stranger's files are not",
+	},
+	{
 		who: []string{"internal/node/..."},
-		never: []string{"internal/server/...", "internal/api", "internal/access", "internal/audit", "internal/job", "internal/app", "internal/source",
-			"internal/source/gitssh", "internal/build", "internal/release", "internal/instance", "internal/route", "client", "internal/supervise"},
+		never: []string{"internal/sbom/catalog", "internal/server/...", "internal/api", "internal/access", "internal/audit", "internal/job", "internal/app", "internal/source",
+			"internal/source/gitssh", "internal/build", "internal/release", "internal/instance", "internal/route", "internal/registry", "client", "internal/supervise"},
 		only: []string{".", "internal/node/...", "internal/statement", "internal/seal", "internal/enrol", "internal/instance/driver", "internal/instance/containerd",
 			"internal/dial", "internal/egress", "internal/resolver", "internal/netpolicy", "internal/build/buildspec", "internal/db", "internal/process",
-			"internal/source/pushnonce", "internal/source/tree", "internal/fdpass", "internal/sandbox", "internal/atomicfile", "internal/terminal"},
+			"internal/source/pushnonce", "internal/source/tree", "internal/sbom", "internal/sbom/inventory", "internal/fdpass", "internal/sandbox", "internal/atomicfile", "internal/terminal"},
 		why: "the node believes statements, not the server: what the control plane decides must not be code that the node runs",
 	},
 	{
@@ -112,7 +120,7 @@ var rules = []rule{
 }
 
 // features are the folders of the pipeline, each with its rules, SQL, endpoints and jobs.
-var features = []string{"internal/app", "internal/source/...", "internal/build", "internal/release", "internal/instance", "internal/route"}
+var features = []string{"internal/app", "internal/source/...", "internal/build", "internal/release", "internal/instance", "internal/route", "internal/registry"}
 
 // thirdParty stands for every package that is neither ours nor the standard library's.
 const thirdParty = "third party"

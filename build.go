@@ -31,21 +31,29 @@ type CronJob struct {
 
 // BuildJob tells the process inside a builder what to do. It holds no secret of the platform.
 type BuildJob struct {
-	Build  BuildID  `json:"build"`
-	App    AppName  `json:"app"`
-	Source string   `json:"source"`          // directory with the measured source tree, read-only
-	State  string   `json:"state"`           // directory for BuildKit's state: the app's own cache
-	Output string   `json:"output"`          // directory of a content store that receives the image's blobs
-	Bases  string   `json:"bases"`           // directory that holds an OCI image layout per base, read-only
-	Proxy  string   `json:"proxy,omitempty"` // "http://127.0.0.1:3128": the only way out, empty for none
-	CA     string   `json:"ca,omitempty"`    // file with the certificate authorities that the proxy's way needs
-	Go     GoProxy  `json:"go"`
-	NPM    string   `json:"npm,omitempty"` // URL of the npm registry
-	Images []string `json:"images,omitempty"`
+	Build  BuildID `json:"build"`
+	App    AppName `json:"app"`
+	Source string  `json:"source"`          // directory with the measured source tree, read-only
+	State  string  `json:"state"`           // directory for BuildKit's state: the app's own cache
+	Output string  `json:"output"`          // directory of a content store that receives the image's blobs
+	Bases  string  `json:"bases"`           // directory that holds an OCI image layout per base, read-only
+	Proxy  string  `json:"proxy,omitempty"` // "http://127.0.0.1:3128": the only way out, empty for none
+	CA     string  `json:"ca,omitempty"`    // file with the certificate authorities that the proxy's way needs
+	Go     GoProxy `json:"go"`
+	NPM    string  `json:"npm,omitempty"` // URL of the npm registry
+	// Images are the registries that a Dockerfile's FROM may name.
+	Images []ImageRegistry `json:"images,omitempty"`
 	// Import, if set, names an OCI archive to take in place of building Source.
 	Import string `json:"import,omitempty"`
 	// Secrets are the names of the build secrets whose values follow on the descriptor.
 	Secrets []ConfigName `json:"secrets,omitempty"`
+}
+
+// ImageRegistry is a registry of images that the operator allowed.
+type ImageRegistry struct {
+	Host string `json:"host"` // as FROM names it: "registry.internal:5000"
+	// CA is PEM: authorities that are believed beside the host's when images are pulled from this registry.
+	CA string `json:"ca,omitempty"`
 }
 
 // GoProxy is the host's own Go module configuration, as "go env" prints it.
@@ -69,4 +77,13 @@ type BuildResult struct {
 	Plan  Plan   `json:"plan"`
 	// Own is how long the app's own build commands ran, for telling the platform's overhead from theirs.
 	Own Duration `json:"own,omitzero"`
+	// Used are the images that the build was made on.
+	Used []ImageUsed `json:"used,omitempty"`
+}
+
+// ImageUsed is an image that a build began from: either a base of the platform's by name, or one of a registry.
+type ImageUsed struct {
+	Base   string `json:"base,omitempty"`
+	Ref    string `json:"ref,omitempty"` // "registry.internal:5000/team/base:1"
+	Digest Digest `json:"digest,omitempty"`
 }

@@ -96,10 +96,13 @@ type Instance struct {
 
 // Event is one line of an operation's progress. The last one has Done or Error.
 type Event struct {
-	Log   string         `json:"log,omitempty"`
-	Stage string         `json:"stage,omitempty"`
-	Done  *Done          `json:"done,omitempty"`
-	Error *bulwark.Error `json:"error,omitempty"`
+	At    time.Time `json:"at,omitzero" doc:"when the server heard of it"`
+	Log   string    `json:"log,omitempty"`
+	Stage string    `json:"stage,omitempty" doc:"a stage begins; it lasts until the next one does"`
+	// Own comes with the stage "built".
+	Own   bulwark.Duration `json:"own,omitzero" doc:"how long the app's own build commands ran"`
+	Done  *Done            `json:"done,omitempty"`
+	Error *bulwark.Error   `json:"error,omitempty"`
 }
 
 // Done is the outcome of an operation.
@@ -268,11 +271,6 @@ func (c *Client) Reveal(ctx context.Context, app bulwark.AppName, s Signed) (sea
 	}
 	err = c.call(ctx, http.MethodPost, "/apps/"+esc(string(app))+"/config/reveal", s, &out)
 	return out.Sealed, err
-}
-
-// BuildSecrets lists the names of the build secrets; nothing reveals their values.
-func (c *Client) BuildSecrets(ctx context.Context, app bulwark.AppName) ([]bulwark.ConfigName, error) {
-	return ask[[]bulwark.ConfigName](ctx, c, http.MethodGet, "/apps/"+esc(string(app))+"/build-secrets", nil)
 }
 
 // Logs passes the app's log lines to f; follow goes on until ctx ends.

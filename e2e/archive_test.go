@@ -17,10 +17,21 @@ func archive(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) != 2 || neg {
 		ts.Fatalf("usage: archive FILE VERSION")
 	}
+	out, err := probeImage(args[1])
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), out, 0o644))
+}
+
+// probeImage is the archive.
+func probeImage(version string) ([]byte, error) {
 	program, err := os.ReadFile(with.probe)
-	ts.Check(err)
-	layer, err := tarOf(entry{"probe", program}, entry{"VERSION", []byte(args[1] + "\n")})
-	ts.Check(err)
+	if err != nil {
+		return nil, err
+	}
+	layer, err := tarOf(entry{"probe", program}, entry{"VERSION", []byte(version + "\n")})
+	if err != nil {
+		return nil, err
+	}
 	config := fmt.Appendf(nil, `{"architecture":%q,"os":"linux","config":{"User":"root","Entrypoint":["/probe"],"Cmd":["serve"]},"rootfs":{"type":"layers","diff_ids":[%q]}}`,
 		runtime.GOARCH, digestOf(layer))
 	describe := func(kind string, b []byte) string {
@@ -33,9 +44,7 @@ func archive(ts *testscript.TestScript, neg bool, args []string) {
 	for _, b := range [][]byte{config, layer, manifest} {
 		all = append(all, entry{"blobs/sha256/" + digestOf(b)[len("sha256:"):], b})
 	}
-	out, err := tarOf(all...)
-	ts.Check(err)
-	ts.Check(os.WriteFile(ts.MkAbs(args[0]), out, 0o644))
+	return tarOf(all...)
 }
 
 type entry struct {

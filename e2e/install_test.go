@@ -32,6 +32,8 @@ type installation struct {
 	ports map[string]string // HTTP, HTTPS, API, SSH
 	bin   string            // the program
 	inst  *install.Installation
+	// within is what the program is started by, if not directly: it sees the machine as that lets it.
+	within []string
 
 	tokens sync.Mutex // held by who has made a login token and did not use it yet
 
@@ -52,23 +54,27 @@ const prefix = "bwe-"
 // making is held while an installation is made.
 var making sync.Mutex
 
-// newInstallation makes a folder for an installation and starts it.
-func newInstallation(p programs, name string) (*installation, error) {
+// newInstallation makes a folder for an installation and starts it; more are further arguments of `bulwark up`.
+func newInstallation(p programs, name string, more ...string) (*installation, error) {
+	return newInstallationWithin(nil, p, name, more...)
+}
+
+func newInstallationWithin(within []string, p programs, name string, more ...string) (*installation, error) {
 	making.Lock() // the next one finds this one's user ids in use
 	defer making.Unlock()
 	dir, err := os.MkdirTemp(tempDir, prefix)
 	if err != nil {
 		return nil, err
 	}
-	i := &installation{dir: dir, root: filepath.Join(dir, "root"), name: name, bin: p.bulwark}
+	i := &installation{dir: dir, root: filepath.Join(dir, "root"), name: name, bin: p.bulwark, within: within}
 	if err := errors.Join(os.Chmod(dir, 0o755), i.makeEtc(), os.WriteFile(filepath.Join(dir, "pid"), []byte(strconv.Itoa(os.Getpid())), 0o600)); err != nil {
 		return i, err
 	}
 	if i.ports, err = freePorts("HTTP", "HTTPS", "API", "SSH"); err != nil {
 		return i, err
 	}
-	err = i.start("--name", name, "--engine", p.engine, "--bases", p.bases, "--etc", filepath.Join(dir, "etc"), "--blocks", "256",
-		"--http-port", i.ports["HTTP"], "--https-port", i.ports["HTTPS"], "--api-port", i.ports["API"], "--ssh-port", i.ports["SSH"])
+	err = i.start(append([]string{"--name", name, "--engine", p.engine, "--bases", p.bases, "--etc", filepath.Join(dir, "etc"), "--blocks", "256", "--build-disk", "3000",
+		"--http-port", i.ports["HTTP"], "--https-port", i.ports["HTTPS"], "--api-port", i.ports["API"], "--ssh-port", i.ports["SSH"]}, more...)...)
 	return i, err
 }
 
@@ -157,7 +163,7 @@ func (i *installation) start(args ...string) error {
 	if err != nil {
 		return err
 	}
-	s := &supervisor{cmd: exec.Command(i.bin, append([]string{"up", "--root", i.root}, args...)...), ended: make(chan struct{})}
+	s := &supervisor{cmd: i.command(context.Background(), append([]string{"up", "--root", i.root}, args...)...), ended: make(chan struct{})}
 	s.cmd.Stdout, s.cmd.Stderr = in, log
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // a Ctrl-C is for the tests; they take it down
 	err = s.cmd.Start()
@@ -191,6 +197,11 @@ func (i *installation) start(args ...string) error {
 	return err
 }
 
+func (i *installation) command(ctx context.Context, args ...string) *exec.Cmd {
+	argv := append(append(slices.Clone(i.within), i.bin), args...)
+	return exec.CommandContext(ctx, argv[0], argv[1:]...)
+}
+
 // killUp kills the supervisor alone, as the kernel does when memory is short.
 func (i *installation) killUp() error {
 	i.mu.Lock()
@@ -207,7 +218,7 @@ func (i *installation) killUp() error {
 func (i *installation) run(args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 90*time.Second)
 	defer cancel()
-	b, err := exec.CommandContext(ctx, i.bin, append(args, "--root", i.root)...).CombinedOutput()
+	b, err := i.command(ctx, append(args, "--root", i.root)...).CombinedOutput()
 	if err != nil {
 		return string(b), fmt.Errorf("bulwark %s: %w\n%s", strings.Join(args, " "), err, b)
 	}

@@ -28,7 +28,7 @@ func userCommands(e *env) []*cobra.Command {
 		c.appsCommand(), c.gitCommand(), c.openCommand(),
 		c.configCommand(), c.buildSecretsCommand(),
 		c.psCommand(), c.logsCommand(), c.runCommand(), c.cronCommand(), c.deployCommand(), c.releasesCommand(), c.rollbackCommand(), c.buildsCommand(),
-		c.domainsCommand(), c.egressCommand(),
+		c.domainsCommand(), c.egressCommand(), c.registriesCommand(),
 		c.verifyCommand(), c.statusCommand(), c.versionCommand(),
 	}
 	for _, cmd := range all {

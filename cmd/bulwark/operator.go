@@ -52,6 +52,7 @@ func (o *upOptions) flags(cmd *cobra.Command) {
 	f.StringVar(&o.bases, "bases", "", "directory of the base images")
 	f.StringVar(&o.Etc, "etc", "", "directory in place of /etc for the register of user ids")
 	f.Uint32Var(&o.Blocks, "blocks", 0, "blocks of 65536 user ids, at the first start")
+	f.Uint32Var(&o.BuildDisk, "build-disk", 0, "MB of disk that the builds of one app may use, their cache included (default 10000)")
 	f.Uint16Var(&o.Ports.HTTP, "http-port", 0, "port for http (default 80)")
 	f.Uint16Var(&o.Ports.HTTPS, "https-port", 0, "port for https (default 443)")
 	f.Uint16Var(&o.Ports.API, "api-port", 0, "port of the API (default 8443)")

@@ -21,6 +21,7 @@ import (
 	"github.com/bulwark-paas/bulwark/internal/fdpass"
 	"github.com/bulwark-paas/bulwark/internal/install"
 	"github.com/bulwark-paas/bulwark/internal/node"
+	"github.com/bulwark-paas/bulwark/internal/node/cell"
 	"github.com/bulwark-paas/bulwark/internal/resolver"
 	"github.com/bulwark-paas/bulwark/internal/sandbox"
 	platform "github.com/bulwark-paas/bulwark/internal/server"
@@ -137,7 +138,7 @@ func runNode(ctx context.Context, c *child) error {
 		CA: authorities(os.Getenv("SSL_CERT_FILE")), Router: i.RouterNamespacePath(), Cgroup: "/" + i.CgroupName(),
 		Sockets: node.Sockets{Containerd: i.Socket(install.ContainerdSocket), Dial: i.Socket(install.DialNode),
 			Egress: i.Socket(install.EgressControl), Resolver: i.Socket(install.ResolverControl), EdgeCerts: i.Socket(install.EdgeCerts)},
-		WorkerUID: i.User(install.Build), Block: func(n uint32) (uint32, error) { r, err := i.Block(n); return r.Base, err },
+		Workers: cell.UserRange{First: i.User(install.Workers), Count: install.WorkerCount}, BuildDisk: int64(i.BuildDisk) * 1e6, Block: func(n uint32) (uint32, error) { r, err := i.Block(n); return r.Base, err },
 		Restored: c.files, Keeper: c.notifier,
 		Toolchains: tools, SSHHostKey: hostKeyFile(i), Log: c.log,
 	}, c.ready)

@@ -84,7 +84,7 @@ func (w *watcher) event(e client.Event) error {
 	if w.c.json {
 		return w.c.event(e)
 	}
-	if e.Log != "" || e == (client.Event{}) {
+	if e.Log != "" || e == (client.Event{At: e.At}) { // an empty line is one too
 		w.progress.print(w.c.stdout, clean(e.Log))
 	}
 	return nil

@@ -32,8 +32,12 @@ const (
 	Egress   User = 4
 	Resolver User = 5
 	Certs    User = 6
-	Build    User = 7 // a helper that reads what a builder wrote
+	// Workers is the first of WorkerCount users for helpers that read what a builder wrote, each for one helper at a time.
+	Workers User = 1024
 )
+
+// WorkerCount is how many helpers that work for no single app can run at once.
+const WorkerCount = 64
 
 // User returns the user id, which is the group id too, of one of the platform's users.
 func (i *Installation) User(u User) uint32 { return i.IDs.Base + uint32(u) }

@@ -41,6 +41,8 @@ type Installation struct {
 	EngineBin string                   `json:"engine_bin"`    // directory of runc, the shim, buildkitd
 	Bases     string                   `json:"bases"`         // directory with an OCI layout per base image
 	Etc       string                   `json:"etc,omitempty"` // where subuid is, if not /etc
+	// BuildDisk is how many MB of disk the builds of one app may use, 0 for the node's default.
+	BuildDisk uint32 `json:"build_disk,omitempty"`
 }
 
 // Ports are the TCP ports of an installation.
@@ -69,6 +71,7 @@ type Options struct {
 	EngineBin string
 	Bases     string
 	Blocks    uint32 // of 65536 ids; only at the first time
+	BuildDisk uint32 // MB
 	// Etc replaces /etc as the place of subuid, subgid, passwd and group: for tests, and for building an image.
 	Etc string
 }
@@ -171,6 +174,7 @@ func (i *Installation) merge(opt Options) error {
 	set(&i.EngineBin, opt.EngineBin, DefaultEngine)
 	set(&i.Bases, opt.Bases, filepath.Join(i.Root, "bases"))
 	set(&i.Etc, opt.Etc, "")
+	set(&i.BuildDisk, opt.BuildDisk, 0)
 	set(&i.Ports.HTTP, opt.Ports.HTTP, 80)
 	set(&i.Ports.HTTPS, opt.Ports.HTTPS, 443)
 	set(&i.Ports.API, opt.Ports.API, 8443)
@@ -204,6 +208,9 @@ func (i *Installation) valid() error {
 		if err := checkPath(dir); err != nil {
 			return err
 		}
+	}
+	if i.BuildDisk != 0 && i.BuildDisk < 256 {
+		return bulwark.Invalid(fmt.Sprintf("A disk of %d MB is too small for any build.", i.BuildDisk), "Give at least 256 with --build-disk.")
 	}
 	seen := map[uint16]string{}
 	for _, p := range []struct {

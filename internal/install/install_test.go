@@ -254,7 +254,7 @@ func TestRootMustFit(t *testing.T) {
 func TestUsersAndBlocksAreApart(t *testing.T) {
 	inst := create(t, options(t))
 	var seen []uint32
-	for u := Server; u <= Build; u++ {
+	for u := Server; u <= Workers; u++ {
 		id := inst.User(u)
 		if slices.Contains(seen, id) || !inst.IDs.Contains(id) {
 			t.Errorf("user %d has id %d", u, id)

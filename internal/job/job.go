@@ -79,7 +79,7 @@ type Engine struct {
 	mu      sync.Mutex // guards what follows
 	ctx     context.Context
 	busy    map[bulwark.AppID]bool
-	cancels map[bulwark.OperationID]context.CancelCauseFunc
+	cancels map[bulwark.OperationID]handle
 	ended   map[bulwark.OperationID]chan struct{}
 	wg      sync.WaitGroup
 }
@@ -88,7 +88,7 @@ type Engine struct {
 func New(d *db.DB, dir string, log *slog.Logger, work Work) (*Engine, error) {
 	l, err := newLogs(dir)
 	return &Engine{db: d, logs: l, work: work, log: log, busy: map[bulwark.AppID]bool{},
-		cancels: map[bulwark.OperationID]context.CancelCauseFunc{}, ended: map[bulwark.OperationID]chan struct{}{}}, err
+		cancels: map[bulwark.OperationID]handle{}, ended: map[bulwark.OperationID]chan struct{}{}}, err
 }
 
 // Enqueue adds an operation in the transaction of its cause. Call Wake after the commit.
@@ -200,25 +200,49 @@ func (e *Engine) next(app bulwark.AppID) (op Operation, ok bool, err error) {
 			return err
 		}
 		ok = true
+		// Before the commit: whoever cancels what they see running must find how.
+		e.handle(op.ID)
 		_, err = tx.Exec(`UPDATE operation SET state = ? WHERE id = ?`, Running, op.ID)
 		return err
 	})
+	if ok && err != nil {
+		e.drop(op.ID)(nil)
+	}
 	return op, ok && err == nil, err
+}
+
+// handle is how an operation is cancelled.
+type handle struct {
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+}
+
+// handle makes the handle of an operation that is about to run.
+func (e *Engine) handle(id bulwark.OperationID) {
+	ctx, cancel := context.WithCancelCause(e.ctx)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.cancels[id] = handle{ctx, cancel}
+}
+
+// drop forgets the handle of an operation that does not run any more, and returns what frees its context.
+func (e *Engine) drop(id bulwark.OperationID) context.CancelCauseFunc {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	h := e.cancels[id]
+	delete(e.cancels, id)
+	return h.cancel
 }
 
 // run performs one operation and writes down how it ended. When the engine stops meanwhile nothing is written: the
 // operation is found running by the next one, and run again.
 func (e *Engine) run(op Operation) {
-	ctx, cancel := context.WithCancelCause(e.ctx)
-	defer cancel(nil)
 	e.mu.Lock()
-	e.cancels[op.ID] = cancel
+	ctx := e.cancels[op.ID].ctx
 	e.mu.Unlock()
 	log := e.logs.open(op.ID)
 	result, err := e.work(ctx, op, log)
-	e.mu.Lock()
-	delete(e.cancels, op.ID)
-	e.mu.Unlock()
+	defer e.drop(op.ID)(nil) // at once, but for the freeing
 	if e.ctx.Err() != nil {
 		log.close(nil)
 		return
@@ -298,8 +322,8 @@ func (e *Engine) Cancel(ctx context.Context, app bulwark.AppID, kind string, rea
 	}
 	e.mu.Lock()
 	for _, id := range ids {
-		if cancel, ok := e.cancels[id]; ok {
-			cancel(reason)
+		if h, ok := e.cancels[id]; ok {
+			h.cancel(reason)
 		}
 	}
 	e.mu.Unlock()

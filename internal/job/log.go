@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/bulwark-paas/bulwark"
 	"github.com/bulwark-paas/bulwark/client"
@@ -56,8 +57,9 @@ func (l *logs) open(id bulwark.OperationID) *Log {
 	return &Log{logs: l, f: f}
 }
 
-// Event appends an event.
+// Event appends an event, with its time.
 func (l *Log) Event(e client.Event) {
+	e.At = time.Now().UTC()
 	b, err := json.Marshal(e)
 	if err != nil {
 		return

@@ -18,6 +18,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/bulwark-paas/bulwark"
@@ -31,8 +32,8 @@ type authority struct {
 	cert   *x509.Certificate
 	key    *ecdsa.PrivateKey
 	domain bulwark.HostName
-	leaf   bulwark.Certificate
-	api    bulwark.Certificate
+	leaf   bulwark.Certificate                 // read and replaced by publish alone
+	api    atomic.Pointer[bulwark.Certificate] // read by verbs while publish replaces it
 	// claimed are the certificates of host names that apps claimed, self-signed: until a public authority has signed one,
 	// the host is served and nobody is made to trust anything.
 	claimed map[bulwark.HostName]bulwark.Certificate
@@ -129,7 +130,10 @@ func (a *authority) issueAll() (err error) {
 	if a.leaf, err = a.issue("", a.domain, []string{"*." + string(a.domain), string(a.domain)}, nil); err != nil {
 		return err
 	}
-	a.api, err = a.issue("", "", []string{"localhost", string(a.domain)}, []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback})
+	api, err := a.issue("", "", []string{"localhost", string(a.domain)}, []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback})
+	if err == nil {
+		a.api.Store(&api)
+	}
 	return err
 }
 

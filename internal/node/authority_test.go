@@ -43,9 +43,9 @@ func TestAuthorityIsConstrained(t *testing.T) {
 		"the domain itself":         {a.leaf, "apps.example.org", true},
 		"two labels below":          {a.leaf, "a.b.apps.example.org", false},
 		"another domain":            {a.leaf, "shop.example.org", false},
-		"the API on this machine":   {a.api, "localhost", true},
-		"the API by address":        {a.api, "127.0.0.1", true},
-		"an app, by the API's":      {a.api, "shop.apps.example.org", false},
+		"the API on this machine":   {*a.api.Load(), "localhost", true},
+		"the API by address":        {*a.api.Load(), "127.0.0.1", true},
+		"an app, by the API's":      {*a.api.Load(), "shop.apps.example.org", false},
 		"a bank, by the stolen key": {evil, "www.bank.example", false},
 		"a domain that looks alike": {deep, "shop.apps.example.org.evil.example", false},
 	} {

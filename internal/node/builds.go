@@ -11,7 +11,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -23,7 +22,7 @@ import (
 	"github.com/bulwark-paas/bulwark/internal/build/buildspec"
 	"github.com/bulwark-paas/bulwark/internal/egress"
 	"github.com/bulwark-paas/bulwark/internal/instance/containerd"
-	"github.com/bulwark-paas/bulwark/internal/netpolicy"
+	"github.com/bulwark-paas/bulwark/internal/node/cell"
 	"github.com/bulwark-paas/bulwark/internal/node/files"
 	"github.com/bulwark-paas/bulwark/internal/node/images"
 	"github.com/bulwark-paas/bulwark/internal/node/ledger"
@@ -42,6 +41,8 @@ type builds struct {
 	engine *containerd.Driver
 	log    *slog.Logger
 	config buildConfig
+	disks  *disks
+	built  chan struct{} // a build has ended; room for one
 	slots  chan struct{} // as many builds at a time
 	mu     sync.Mutex    // guards running
 	runs   map[bulwark.BuildID]*buildRun
@@ -58,6 +59,7 @@ type buildConfig struct {
 	Cgroup     string
 	Git        string
 	Unpack     string // bulwark-unpack
+	Cells      *cell.Cells
 	Toolchains Toolchains
 	UID        func(block uint32) (uint32, error) // first host id of a builder's range
 }
@@ -66,7 +68,7 @@ type buildConfig struct {
 type Toolchains struct {
 	Go  bulwark.GoProxy `json:"go"`
 	NPM string          `json:"npm,omitempty"`
-	// Allow are the hosts that builders may reach, "host" or "host:port".
+	// Allow are the hosts that builders may reach, "host" or "host:port"; people open more by statements.
 	Allow []string `json:"allow,omitempty"`
 }
 
@@ -97,6 +99,9 @@ func (b *builds) source(ctx context.Context, id bulwark.BuildID, cause bulwark.D
 	}
 	app, err := b.ledger.App(ctx, receipt.App)
 	if err != nil {
+		return err
+	}
+	if err := b.disks.room(); err != nil {
 		return err
 	}
 	if b.find(id) != nil { // its source came before, and is in use
@@ -133,6 +138,9 @@ func (b *builds) source(ctx context.Context, id bulwark.BuildID, cause bulwark.D
 
 // build starts a build, or joins it, and passes its events on until its end.
 func (b *builds) build(ctx context.Context, in nodeapi.Build, event func(nodeapi.BuildEvent) error) error {
+	if _, err := bulwark.ParseBuildID(string(in.Build)); err != nil {
+		return err // an empty one would name the folder of all builds
+	}
 	if have, err := b.ledger.Built(ctx, in.Cause); err != nil {
 		return err
 	} else if have != nil && b.find(in.Build) == nil {
@@ -244,15 +252,45 @@ func (b *builds) perform(ctx context.Context, in nodeapi.Build, r *buildRun) (*n
 	if err != nil {
 		return nil, err
 	}
-	result, reached, out, err := b.builder(ctx, in.Build, app, dir, what, r)
+	if err := b.disks.room(); err != nil {
+		return nil, err
+	}
+	uid, err := b.config.UID(app.Block)
 	if err != nil {
 		return nil, err
 	}
+	disk, err := b.disks.open(ctx, app.ID, uid)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { go b.closeDisk(disk) }() // writing back what lies in memory may take a while, and nobody waits for it
+	r.add(nodeapi.BuildEvent{Stage: "builder"})
+	bounded, stop := context.WithCancelCause(ctx)
+	guard := b.disks.watch(bounded, disk, stop)
+	result, reached, err := b.builder(bounded, in.Build, app, dir, disk, what, r)
+	stop(nil)
+	<-guard.done
+	if len(reached) > 0 { // told also of a build that failed
+		r.add(nodeapi.BuildEvent{Reached: reached})
+	}
+	if err != nil {
+		return nil, guard.explain(err)
+	}
+	defer b.tidyUp()
+	defer b.images.Hold()() // until the ledger knows what it is for
 	r.add(nodeapi.BuildEvent{Stage: "admit"})
-	if _, _, err := b.images.Admit(ctx, out, result.Image); err != nil {
+	layers, _, err := b.images.Admit(ctx, disk.out(), result.Image)
+	if err != nil {
 		return nil, err
 	}
 	p := b.provenance(in, app, receipt, what, result, started)
+	if err := b.addUsed(p, result.Used); err != nil {
+		return nil, err
+	}
+	r.add(nodeapi.BuildEvent{Stage: "sbom"})
+	if err := b.sbom(ctx, p, layers, r); err != nil {
+		return nil, err
+	}
 	if _, err := b.ledger.Admit(ctx, in.Build, in.Cause, p); err != nil {
 		return nil, err
 	}
@@ -283,22 +321,12 @@ func (b *builds) provenance(in nodeapi.Build, app *ledger.App, receipt *ledger.R
 	return p
 }
 
-// builder runs the builder container and returns its word, what it reached, and the directory with the image's blobs.
-func (b *builds) builder(ctx context.Context, id bulwark.BuildID, app *ledger.App, dir string, what *sourced, r *buildRun) (*bulwark.BuildResult, []nodeapi.Reached, string, error) {
-	fail := func(err error) (*bulwark.BuildResult, []nodeapi.Reached, string, error) { return nil, nil, "", err }
+// builder runs the builder container and returns its word, and what it reached. The image's blobs are on the disk.
+func (b *builds) builder(ctx context.Context, id bulwark.BuildID, app *ledger.App, dir string, disk *disk, what *sourced, r *buildRun) (*bulwark.BuildResult, []nodeapi.Reached, error) {
+	fail := func(err error) (*bulwark.BuildResult, []nodeapi.Reached, error) { return nil, nil, err }
 	uid, err := b.config.UID(app.Block)
 	if err != nil {
 		return fail(err)
-	}
-	home := filepath.Join(b.config.Dir, string(app.ID))
-	state, out := filepath.Join(home, "state"), filepath.Join(home, "out")
-	if err := files.Dir(home, 0o711, 0); err != nil {
-		return fail(err)
-	}
-	for _, d := range []string{state, out} {
-		if err := files.Dir(d, 0o700, uid); err != nil {
-			return fail(err)
-		}
 	}
 	rootfs, err := b.rootfs(ctx, id, uid)
 	if err != nil {
@@ -309,13 +337,17 @@ func (b *builds) builder(ctx context.Context, id bulwark.BuildID, app *ledger.Ap
 	if err != nil {
 		return fail(err)
 	}
-	stdin, err := b.job(id, app, what, secrets)
+	registries, err := b.registries(ctx)
+	if err != nil {
+		return fail(err)
+	}
+	stdin, err := b.job(id, app, what, secrets, registries)
 	if err != nil {
 		return fail(err)
 	}
 	source, archive := what.files(dir)
 	spec := buildspec.Spec(buildspec.Options{Rootfs: rootfs, UIDBase: uid, Programs: b.config.Programs, Source: source, Import: archive,
-		State: state, Output: out, Bases: b.config.Bases, CA: b.config.CA, CgroupPath: b.config.Cgroup + "/" + string(id), CgroupV1: cgroupV1()})
+		State: disk.state(), Output: disk.out(), Bases: b.config.Bases, CA: b.config.CA, CgroupPath: b.config.Cgroup + "/" + string(id), CgroupV1: cgroupV1()})
 	report, err := b.reach(ctx, id, app)
 	if err != nil {
 		return fail(err)
@@ -350,13 +382,28 @@ func (b *builds) builder(ctx context.Context, id bulwark.BuildID, app *ledger.Ap
 	if perr == nil && result == nil {
 		perr = bulwark.Fail(bulwark.KindFailed, "The builder ended without a result.", "It may have run out of memory; push again.", errors.New(errText.String()))
 	}
-	return result, reached, out, perr
+	return result, reached, perr
+}
+
+// tidyUp has the node look for what nobody needs any more.
+func (b *builds) tidyUp() {
+	select {
+	case b.built <- struct{}{}:
+	default:
+	}
+}
+
+func (b *builds) closeDisk(k *disk) {
+	if err := b.disks.close(k); err != nil {
+		b.log.Warn("a build's disk is still in use", "app", k.app, "error", err)
+	}
 }
 
 // job is what the builder reads on its standard input: the job and the values of the build secrets.
-func (b *builds) job(id bulwark.BuildID, app *ledger.App, what *sourced, secrets map[bulwark.ConfigName][]byte) (io.Reader, error) {
+func (b *builds) job(id bulwark.BuildID, app *ledger.App, what *sourced, secrets map[bulwark.ConfigName][]byte, registries []bulwark.ImageRegistry) (io.Reader, error) {
 	j := bulwark.BuildJob{Build: id, App: app.Name, Source: buildspec.SourceDir, State: buildspec.StateDir, Output: buildspec.OutputDir,
-		Bases: buildspec.BasesDir, Proxy: "http://" + buildspec.ProxyAddr, Go: b.config.Toolchains.Go, NPM: b.config.Toolchains.NPM}
+		Bases: buildspec.BasesDir, Proxy: "http://" + buildspec.ProxyAddr, Go: b.config.Toolchains.Go, NPM: b.config.Toolchains.NPM,
+		Images: registries}
 	if b.config.CA != "" {
 		j.CA = buildspec.CAFile
 	}
@@ -424,12 +471,7 @@ func (b *builds) reach(ctx context.Context, id bulwark.BuildID, app *ledger.App)
 		return nil, err
 	}
 	w := &way{client: c, id: id, ctx: ctx, policy: egress.Policy{App: app.Name}}
-	more, err := b.ledger.Registries(ctx)
-	if err != nil {
-		return nil, errors.Join(err, c.Close())
-	}
-	w.policy.Allow, err = netpolicy.Rules(append(slices.Clone(b.config.Toolchains.Allow), more...)...)
-	if err != nil {
+	if w.policy.Allow, err = b.rules(ctx); err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
 	return w, nil
@@ -484,6 +526,9 @@ func readEvents(from io.Reader, r *buildRun) (*bulwark.BuildResult, error) {
 			// Its words, not its word for what they are.
 			failed = bulwark.Fail(bulwark.KindFailed, cut(clean(e.Error.Message)), cut(clean(e.Error.Hint)), nil)
 		case e.Result != nil:
+			if result == nil {
+				r.add(nodeapi.BuildEvent{Stage: "end"}) // of the builder
+			}
 			result = e.Result
 		case total < maxLog && (e.Log != "" || e.Stage != ""):
 			if total += len(lines.Bytes()) + 64; total >= maxLog {

@@ -2,12 +2,14 @@ package node
 
 import (
 	"context"
+	"encoding/json"
 	"log/slog"
 	"sync"
 	"time"
 
 	"github.com/bulwark-paas/bulwark"
 	"github.com/bulwark-paas/bulwark/internal/dial"
+	"github.com/bulwark-paas/bulwark/internal/fdpass"
 )
 
 // dialer keeps dial informed. Dial keeps nothing over its own restart, so each new connection begins with all there is.
@@ -23,6 +25,10 @@ type dialer struct {
 func (d *dialer) register(ctx context.Context, e dial.Entry) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	// What dial cannot be told must not be kept: telling all would fail for ever, for all apps.
+	if b, err := json.Marshal(e.Registration); err != nil || len(b) > fdpass.MaxMessage/2 {
+		return bulwark.Fail(bulwark.KindTooLarge, "The app has more host names than can be served.", "Remove some with bulwark domains remove.", err)
+	}
 	if ctx.Err() != nil {
 		return ctx.Err() // it ends: what is registered now would stay for ever
 	}
@@ -34,6 +40,32 @@ func (d *dialer) register(ctx context.Context, e dial.Entry) error {
 		return d.connect(ctx) // a sync carries the entry too
 	}
 	return nil
+}
+
+// told returns what dial knows, which at a node's start is what an earlier node told it. A dial that is away knows nothing.
+func (d *dialer) told(ctx context.Context) map[bulwark.InstanceID]bool {
+	out := map[bulwark.InstanceID]bool{}
+	c, err := dial.Connect(d.path)
+	if err != nil {
+		return out
+	}
+	defer c.Close()
+	all, err := c.List(ctx)
+	if err != nil {
+		d.log.Debug("dial is away", "error", err)
+	}
+	for _, id := range all {
+		out[id] = true
+	}
+	return out
+}
+
+// inherit notes an instance that dial was told of by an earlier node. The first sync replaces all that dial knows: without
+// those that still run, they would get no connection until this node has tried them.
+func (d *dialer) inherit(e dial.Entry) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.entries[e.Registration.Instance] = e
 }
 
 // knows tells whether dial was told of an instance.
@@ -92,18 +124,27 @@ func (d *dialer) keep(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		d.mu.Lock()
-		if d.client != nil {
-			if known, err := d.client.List(ctx); err != nil || len(known) != len(d.entries) {
-				d.client.Close()
-				d.client = nil
-			}
+		d.look(ctx)
+	}
+}
+
+// patience is how long a dial may take to answer when it is looked at: who registers an instance waits meanwhile.
+const patience = 2 * time.Second
+
+func (d *dialer) look(ctx context.Context) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	if d.client != nil {
+		if known, err := d.client.List(ctx); err != nil || len(known) != len(d.entries) {
+			d.client.Close()
+			d.client = nil
 		}
-		if d.client == nil {
-			if err := d.connect(ctx); err != nil && ctx.Err() == nil {
-				d.log.Debug("dial is away", "error", err)
-			}
+	}
+	if d.client == nil {
+		if err := d.connect(ctx); err != nil && ctx.Err() == nil {
+			d.log.Debug("dial is away", "error", err)
 		}
-		d.mu.Unlock()
 	}
 }

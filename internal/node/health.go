@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"strings"
 	"sync"
 	"time"
 
@@ -75,6 +76,7 @@ func (n *instances) watch(ctx context.Context, i *instance) {
 
 // phase notes a change; what is over stays over.
 func (n *instances) phase(i *instance, p nodeapi.Phase, reason string) {
+	reason = brief(reason)
 	n.mu.Lock()
 	same := i.Phase == p || i.Phase.Over() || i.Phase == nodeapi.PhaseStopping
 	if !same {
@@ -84,6 +86,15 @@ func (n *instances) phase(i *instance, p nodeapi.Phase, reason string) {
 	if !same {
 		n.changed.send()
 	}
+}
+
+// brief bounds a reason, in which an app's own words may be: all reasons together go into one message to the server.
+func brief(reason string) string {
+	const most = 300
+	if len(reason) <= most {
+		return reason
+	}
+	return strings.ToValidUTF8(reason[:most], "") + "…"
 }
 
 func (n *instances) register(ctx context.Context, i *instance) bool {

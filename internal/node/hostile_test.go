@@ -48,13 +48,13 @@ func TestReadEvents(t *testing.T) {
 		fails  bool
 	}{
 		"nothing":                         {"", 0, "", false},
-		"a build":                         {`{"stage":"detect"}` + "\n" + `{"log":"hello"}` + "\n" + result + "\n", 2, image, false},
-		"without a line end":              {result, 0, image, false},
-		"what is no event":                {"garbage\n[]\n\n\"x\"\n{\"log\":1}\n" + result, 0, image, false},
+		"a build":                         {`{"stage":"detect"}` + "\n" + `{"log":"hello"}` + "\n" + result + "\n", 3, image, false},
+		"without a line end":              {result, 1, image, false},
+		"what is no event":                {"garbage\n[]\n\n\"x\"\n{\"log\":1}\n" + result, 1, image, false},
 		"an image that is none":           {`{"result":{"image":"sha256:../../etc"}}`, 0, "", false},
 		"a process of a name that climbs": {`{"result":{"image":"` + string(image) + `","plan":{"processes":{"../web":{"argv":["x"]}}}}}`, 0, "", false},
 		"a failure":                       {`{"error":{"kind":"failed","message":"It did not compile."}}`, 0, "", true},
-		"a failure after a result":        {result + "\n" + `{"error":{"kind":"failed","message":"no"}}`, 0, image, true},
+		"a failure after a result":        {result + "\n" + `{"error":{"kind":"failed","message":"no"}}`, 1, image, true},
 		"a line without end":              {strings.Repeat("x", 2<<20), 0, "", true},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -272,12 +272,19 @@ func repository(t *testing.T, git string, files map[string]string) (bulwark.Comm
 func TestMeasure(t *testing.T) {
 	git, err := process.Look("git", "git")
 	must(t, err)
+	b, top, uid := unpacking(t)
+	b.config.Git = git
+	folder := func() string {
+		d, err := os.MkdirTemp(top, "")
+		must(t, err)
+		must(t, os.Chmod(d, 0o755))
+		return d
+	}
 	commit, pack := repository(t, git, map[string]string{"main.go": "package main", "dir/a": "a"})
 	other, otherPack := repository(t, git, map[string]string{"main.go": "package evil"})
-	uid := uint32(os.Getuid())
 
-	dir := t.TempDir()
-	tree, err := measure(t.Context(), git, dir, uid, commit, bytes.NewReader(pack))
+	dir := folder()
+	tree, err := b.measure(t.Context(), dir, uid, commit, bytes.NewReader(pack))
 	must(t, err)
 	if len(tree) != 40 {
 		t.Fatalf("tree %q", tree)
@@ -303,7 +310,7 @@ func TestMeasure(t *testing.T) {
 		"an option for a commit":     {"--all", pack},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if _, err := measure(t.Context(), git, t.TempDir(), uid, c.commit, bytes.NewReader(c.pack)); err == nil {
+			if _, err := b.measure(t.Context(), folder(), uid, c.commit, bytes.NewReader(c.pack)); err == nil {
 				t.Fatal("it was taken")
 			}
 		})

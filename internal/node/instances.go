@@ -120,6 +120,9 @@ func (n *instances) start(ctx context.Context, in nodeapi.Start) (*nodeapi.Insta
 		return nil, bulwark.Fail(bulwark.KindInvalid, fmt.Sprintf("Release v%d of %s has no process type %s.", r.Generation, r.Name, in.Process),
 			"See bulwark ps for those it has.", nil)
 	}
+	if err := n.room(r.App); err != nil {
+		return nil, err
+	}
 	i, err := n.bring(ctx, in, launch, command, nil)
 	if err != nil {
 		return nil, err
@@ -251,6 +254,9 @@ func environment(r *statement.Release, i *instance) []string {
 
 // serveConfig serves an instance's config once, on a socket that only the app's user can connect to.
 func (n *instances) serveConfig(id bulwark.InstanceID, owner int, values map[string]string) (path string, served <-chan error, err error) {
+	if _, err := bulwark.ParseInstanceID(string(id)); err != nil {
+		return "", nil, err // an empty one would name the folder of all sockets
+	}
 	b, err := json.Marshal(values)
 	if err != nil {
 		return "", nil, err
@@ -357,6 +363,8 @@ func (n *instances) recover(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	told := n.dial.told(ctx)
+	var mine []*instance
 	for _, st := range found {
 		i, err := fromLabels(st)
 		if err != nil || st.State == driver.Created || i.Kind == nodeapi.KindRun {
@@ -369,11 +377,20 @@ func (n *instances) recover(ctx context.Context) error {
 		if st.State == driver.Running {
 			if i.netns, err = network.Namespace(st.PID); err != nil {
 				n.log.Info("instance ended meanwhile", "instance", st.Instance)
+			} else if told[st.Instance] {
+				if e, err := n.registration(ctx, i); err != nil {
+					n.log.Warn("dial may forget an instance for a moment", "instance", st.Instance, "error", err)
+				} else {
+					n.dial.inherit(e)
+				}
 			}
 		} else {
 			i.Phase, i.ExitCode = nodeapi.PhaseExited, st.ExitCode
 			close(i.gone)
 		}
+		mine = append(mine, i)
+	}
+	for _, i := range mine { // not before: the first one that is watched has dial told of all
 		n.adopt(i)
 	}
 	return nil

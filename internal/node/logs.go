@@ -2,6 +2,7 @@ package node
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -40,22 +41,25 @@ func (n *Node) logs(w http.ResponseWriter, r *http.Request) {
 
 func (n *Node) follows(ctx context.Context, w http.ResponseWriter, f *os.File, in nodeapi.Logs) {
 	enc := json.NewEncoder(w)
-	lines := bufio.NewReaderSize(f, 64<<10)
-	var rest string
+	lines := bufio.NewReaderSize(f, maxLogLine)
+	var rest []byte
 	over := false
 	for {
-		line, err := lines.ReadString('\n')
-		rest += line
-		if err == nil || len(rest) > 64<<10 {
-			if enc.Encode(nodeapi.LogLine{Instance: in.Instance, Text: clean(rest)}) != nil {
+		line, err := lines.ReadSlice('\n')                   // the rest of a longer one comes as the next
+		rest = append(rest, bytes.TrimLeft(line, "\x00")...) // what the collector gave back reads as zeros
+		if err == nil || len(rest) >= maxLogLine {
+			if enc.Encode(nodeapi.LogLine{Instance: in.Instance, Text: clean(string(rest))}) != nil {
 				return
 			}
-			rest = ""
+			rest = rest[:0]
+			continue
+		}
+		if errors.Is(err, bufio.ErrBufferFull) {
 			continue
 		}
 		if !errors.Is(err, io.EOF) || !in.Follow || over {
-			if rest != "" {
-				_ = enc.Encode(nodeapi.LogLine{Instance: in.Instance, Text: clean(rest)}) // who asked may be gone
+			if len(rest) > 0 {
+				_ = enc.Encode(nodeapi.LogLine{Instance: in.Instance, Text: clean(string(rest))}) // who asked may be gone
 			}
 			return
 		}

@@ -19,6 +19,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -31,6 +32,7 @@ import (
 	"github.com/bulwark-paas/bulwark/internal/instance/containerd"
 	"github.com/bulwark-paas/bulwark/internal/instance/driver"
 	"github.com/bulwark-paas/bulwark/internal/node/applogs"
+	"github.com/bulwark-paas/bulwark/internal/node/cell"
 	"github.com/bulwark-paas/bulwark/internal/node/files"
 	"github.com/bulwark-paas/bulwark/internal/node/images"
 	"github.com/bulwark-paas/bulwark/internal/node/ledger"
@@ -52,13 +54,14 @@ type Config struct {
 	LogDir    string // instances' logs
 	Recovery  string // where the recovery key's private half is put once
 	EngineBin string
-	Libexec   string // bulwark-init, bulwark-pack, bulwark-unpack and the builder's programs
+	Libexec   string // bulwark-init, bulwark-pack, bulwark-sbom, bulwark-unpack and the builder's programs
 	Bases     string
 	CA        string // file with the authorities that this host trusts
 	Router    string // path of the router namespace
 	Cgroup    string
 	Sockets   Sockets
-	WorkerUID uint32 // for bulwark-pack
+	Workers   cell.UserRange // for helpers that work for no single app
+	BuildDisk int64          // bytes that each app's builds may use; 0 for DefaultBuildDisk
 	// Block returns the first host id of a block of 65536; 0 is the platform's own.
 	Block      func(n uint32) (uint32, error)
 	Toolchains Toolchains
@@ -73,6 +76,10 @@ type Config struct {
 type Sockets struct {
 	Containerd, Dial, Egress, Resolver, EdgeCerts string
 }
+
+// DefaultBuildDisk is how many bytes of disk the builds of one app may use, their cache among them, unless the operator says
+// otherwise (bulwark up --build-disk).
+const DefaultBuildDisk = 10e9
 
 // blocksPerApp: one block for its instances, two for its builders.
 const blocksPerApp = 3
@@ -99,6 +106,7 @@ func Run(ctx context.Context, c Config, ready func()) error {
 	go n.follow(ctx)
 	go n.publish(ctx)
 	go n.outward.run(ctx)
+	go n.tidy(ctx)
 	return n.serve(ctx, ready)
 }
 
@@ -115,7 +123,12 @@ func open(ctx context.Context, c Config) (*Node, error) {
 	if n.authority, err = openAuthority(filepath.Join(c.Dir, "keys"), c.Domain); err != nil {
 		return nil, err
 	}
-	store, err := images.Open(images.Config{Dir: filepath.Join(c.Dir, "images"), Pack: filepath.Join(c.Libexec, "bulwark-pack"), PackUID: c.WorkerUID, Ledger: l})
+	cells := &cell.Cells{Launcher: filepath.Join(c.Libexec, "bulwark-cell"), Cgroup: c.Cgroup, Users: c.Workers}
+	if err := cells.Sweep(); err != nil {
+		return nil, err
+	}
+	store, err := images.Open(images.Config{Dir: filepath.Join(c.Dir, "images"), Pack: filepath.Join(c.Libexec, "bulwark-pack"),
+		Catalog: filepath.Join(c.Libexec, "bulwark-sbom"), Scratch: c.BuildDir, Cells: cells, Ledger: l})
 	if err != nil {
 		return nil, err
 	}
@@ -127,7 +140,7 @@ func open(ctx context.Context, c Config) (*Node, error) {
 	if err := n.openInstances(ctx, store, engine); err != nil {
 		return nil, err
 	}
-	return n, n.openBuilds(ctx, store, engine)
+	return n, n.openBuilds(ctx, store, engine, cells)
 }
 
 func (n *Node) openInstances(ctx context.Context, store *images.Store, engine *containerd.Driver) error {
@@ -184,7 +197,7 @@ func (n *Node) openInstances(ctx context.Context, store *images.Store, engine *c
 	return n.instances.recover(ctx)
 }
 
-func (n *Node) openBuilds(ctx context.Context, store *images.Store, engine *containerd.Driver) error {
+func (n *Node) openBuilds(ctx context.Context, store *images.Store, engine *containerd.Driver, cells *cell.Cells) error {
 	c := n.config
 	git, err := process.Look("git", "git")
 	if err != nil {
@@ -194,11 +207,23 @@ func (n *Node) openBuilds(ctx context.Context, store *images.Store, engine *cont
 	if err != nil {
 		return err
 	}
-	n.builds = &builds{ledger: n.ledger, images: store, engine: engine, log: c.Log, runs: map[bulwark.BuildID]*buildRun{},
+	n.builds = &builds{ledger: n.ledger, images: store, engine: engine, log: c.Log, runs: map[bulwark.BuildID]*buildRun{}, built: make(chan struct{}, 1),
 		slots: make(chan struct{}, max(1, runtime.NumCPU()/2)),
 		config: buildConfig{Dir: c.BuildDir, Bases: c.Bases, Programs: filepath.Join(c.Libexec, "builder"), CA: ca, Egress: c.Sockets.Egress,
-			Rootfs: filepath.Join(c.RunDir, "rootfs"), Cgroup: c.Cgroup, Git: git, Unpack: filepath.Join(c.Libexec, "bulwark-unpack"), Toolchains: c.Toolchains,
-			UID: func(block uint32) (uint32, error) { return c.Block(2 + (block-1)*blocksPerApp) }}}
+			Rootfs: filepath.Join(c.RunDir, "rootfs"), Cgroup: c.Cgroup, Git: git, Unpack: filepath.Join(c.Libexec, "bulwark-unpack"), Cells: cells, Toolchains: c.Toolchains,
+			UID: func(block uint32) (uint32, error) {
+				if _, err := c.Block(block * blocksPerApp); err != nil { // a builder has two, and the second must be there too
+					return 0, err
+				}
+				return c.Block(2 + (block-1)*blocksPerApp)
+			}}}
+	size := c.BuildDisk
+	if size == 0 {
+		size = DefaultBuildDisk
+	}
+	if n.builds.disks, err = openDisks(c.BuildDir, size); err != nil {
+		return err
+	}
 	// Sources of builds that were cut off; the server brings them again.
 	left, err := filepath.Glob(filepath.Join(c.BuildDir, "bld_*"))
 	if err != nil {
@@ -208,10 +233,17 @@ func (n *Node) openBuilds(ctx context.Context, store *images.Store, engine *cont
 	if err != nil {
 		return err
 	}
-	for _, dir := range append(left, unfinished...) {
+	packing, err := filepath.Glob(filepath.Join(c.BuildDir, "pack-*"))
+	if err != nil {
+		return err
+	}
+	for _, dir := range slices.Concat(left, unfinished, packing) {
 		if err := os.RemoveAll(dir); err != nil {
 			return err
 		}
+	}
+	if err := tidyStore(store, n.builds.config.Rootfs); err != nil {
+		return err
 	}
 	// A builder that outlived the node has nobody to report to.
 	ids, err := engine.IDs(ctx)

@@ -13,9 +13,9 @@ import (
 	"time"
 
 	"github.com/bulwark-paas/bulwark"
+	"github.com/bulwark-paas/bulwark/internal/node/cell"
 	"github.com/bulwark-paas/bulwark/internal/node/files"
 	"github.com/bulwark-paas/bulwark/internal/node/ledger"
-	"github.com/bulwark-paas/bulwark/internal/process"
 	"github.com/bulwark-paas/bulwark/internal/source/tree"
 	"github.com/bulwark-paas/bulwark/internal/statement"
 )
@@ -84,7 +84,7 @@ func (b *builds) bring(ctx context.Context, receipt *ledger.Receipt, app *ledger
 		if err := statement.Strict(receipt.Body, &push); err != nil {
 			return nil, err
 		}
-		git, err := measure(ctx, b.config.Git, dir, uid, push.New, body)
+		git, err := b.measure(ctx, dir, uid, push.New, body)
 		return &sourced{Cause: receipt.Digest, Material: statement.Resource{URI: "git+" + string(app.Name),
 			Digest: map[string]string{"gitCommit": string(push.New), "gitTree": git}}}, err
 	case statement.KindDeploy:
@@ -125,10 +125,16 @@ func (b *builds) unpack(ctx context.Context, dir string, uid uint32, want statem
 // unpacker runs bulwark-unpack. What it says may be the word of whoever made the stream.
 func (b *builds) unpacker(ctx context.Context, mode, src string, uid uint32, body io.Reader) (*tree.Outcome, error) {
 	var said bytes.Buffer
-	err := process.Run(ctx, process.Cmd{Path: b.config.Unpack, Args: []string{mode, src}, Dir: src, Stdin: body,
-		Stdout: &limited{w: &said, n: 64 << 10}, User: uid, Group: uid})
-	if cause := context.Cause(ctx); err != nil && cause != nil {
-		return nil, cause
+	cmd := cell.Cmd{What: "Unpacking the source", Hint: "Look for very large files or very many of them in the folder.",
+		Path: b.config.Unpack, Args: []string{mode, src}, Dir: src, Stdin: body, Stdout: &limited{w: &said, n: 64 << 10}, User: uid, Limits: sourceLimits}
+	if body != nil {
+		cmd.Write = []string{src}
+	} else {
+		cmd.Read = []string{src}
+	}
+	err := b.config.Cells.Run(ctx, cmd)
+	if err != nil && bulwark.KindOf(err) != bulwark.KindInternal {
+		return nil, err
 	}
 	var out tree.Outcome
 	if jerr := json.Unmarshal(said.Bytes(), &out); err != nil || jerr != nil {

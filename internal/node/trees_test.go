@@ -13,23 +13,35 @@ import (
 	"testing"
 
 	"github.com/bulwark-paas/bulwark"
+	"github.com/bulwark-paas/bulwark/internal/node/cell"
 	"github.com/bulwark-paas/bulwark/internal/process"
 	"github.com/bulwark-paas/bulwark/internal/source/tree"
 	"github.com/bulwark-paas/bulwark/internal/statement"
 )
 
-// unpacking returns builds with a fresh bulwark-unpack, and a folder of a build. The helper runs as a stranger if the test
-// runs as root.
+// unpacking returns builds with fresh helpers, and a folder of a build. The helpers run as a stranger.
 func unpacking(t *testing.T) (b *builds, dir string, uid uint32) {
 	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Fatal("the helpers run in cells, which takes root: make test")
+	}
 	top := t.TempDir()
-	b = &builds{config: buildConfig{Unpack: filepath.Join(top, "bulwark-unpack")}}
+	b = &builds{config: buildConfig{Unpack: filepath.Join(top, "bulwark-unpack"),
+		Cells: &cell.Cells{Launcher: filepath.Join(top, "bulwark-cell"), Cgroup: "/bulwark-nodetest"}}}
+	t.Cleanup(func() {
+		groups, _ := filepath.Glob("/sys/fs/cgroup/*" + b.config.Cells.Cgroup)
+		for _, g := range append(groups, "/sys/fs/cgroup"+b.config.Cells.Cgroup) {
+			if err := os.Remove(g); err != nil && !os.IsNotExist(err) {
+				t.Error("a control group is left: ", err)
+			}
+		}
+	})
 	compiler, err := exec.LookPath("go")
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = process.Run(t.Context(), process.Cmd{Path: compiler, Args: []string{"build", "-o", b.config.Unpack,
-		"github.com/bulwark-paas/bulwark/cmd/bulwark-unpack"}, Dir: ".", Env: append(os.Environ(), "CGO_ENABLED=0")})
+	err = process.Run(t.Context(), process.Cmd{Path: compiler, Args: []string{"build", "-o", top + "/",
+		"github.com/bulwark-paas/bulwark/cmd/bulwark-unpack", "github.com/bulwark-paas/bulwark/cmd/bulwark-cell"}, Dir: ".", Env: append(os.Environ(), "CGO_ENABLED=0")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -37,16 +49,12 @@ func unpacking(t *testing.T) (b *builds, dir string, uid uint32) {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	uid = uint32(os.Getuid())
-	if uid == 0 {
-		uid = 4242
-		for _, d := range []string{filepath.Dir(top), top} {
-			if err := os.Chmod(d, 0o755); err != nil {
-				t.Fatal(err)
-			}
+	for _, d := range []string{filepath.Dir(top), top} {
+		if err := os.Chmod(d, 0o755); err != nil {
+			t.Fatal(err)
 		}
 	}
-	return b, dir, uid
+	return b, dir, 4242
 }
 
 func tarOf(t *testing.T, headers ...tar.Header) []byte {

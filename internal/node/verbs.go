@@ -47,7 +47,7 @@ func (n *Node) routes() http.Handler {
 		people, err := n.ledger.People(ctx)
 		return &nodeapi.Info{Envelope: env, Fresh: people == 0}, err
 	})
-	verb(n, mux, "certificate", func(context.Context, struct{}) (*bulwark.Certificate, error) { return &n.authority.api, nil })
+	verb(n, mux, "certificate", func(context.Context, struct{}) (*bulwark.Certificate, error) { return n.authority.api.Load(), nil })
 	verb(n, mux, "enroll", func(ctx context.Context, in nodeapi.Document) (*nodeapi.Receipt, error) {
 		return receipt(n.ledger.Enroll(ctx, in.Envelope))
 	})
@@ -76,6 +76,14 @@ func (n *Node) routes() http.Handler {
 		p, err := n.ledger.KeyOwner(ctx, in.Kind, in.Fingerprint)
 		in.Person = p
 		return &in, err
+	})
+	verb(n, mux, "keys", func(ctx context.Context, _ struct{}) (*[]nodeapi.Key, error) {
+		all, err := n.ledger.Keys(ctx)
+		out := []nodeapi.Key{}
+		for _, k := range all {
+			out = append(out, nodeapi.Key(k))
+		}
+		return &out, err
 	})
 	verb(n, mux, "release", func(ctx context.Context, in nodeapi.Release) (*nodeapi.Released, error) {
 		b, r, err := n.ledger.Release(ctx, in.Cause)
@@ -117,6 +125,7 @@ func (n *Node) routes() http.Handler {
 		n.builds.cancel(in.Build)
 		return nil, nil
 	})
+	verb(n, mux, "sbom", n.builds.sbomOf)
 	mux.HandleFunc("POST /v1/events", n.events)
 	mux.HandleFunc("POST /v1/build", n.build)
 	mux.HandleFunc("PUT /v1/source", n.source)

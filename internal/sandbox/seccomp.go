@@ -42,6 +42,10 @@ func Load(rules []Rule) error {
 	if err != nil {
 		return err
 	}
+	return load(prog)
+}
+
+func load(prog []unix.SockFilter) error {
 	fprog := unix.SockFprog{Len: uint16(len(prog)), Filter: &prog[0]}
 	r, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_TSYNC,
 		uintptr(unsafe.Pointer(&fprog)))
@@ -64,7 +68,10 @@ const (
 
 // Compile turns rules into the BPF program that Load hands to the kernel: a foreign calling convention is killed first,
 // since its numbers mean other calls.
-func Compile(rules []Rule) ([]unix.SockFilter, error) {
+func Compile(rules []Rule) ([]unix.SockFilter, error) { return compile(rules, Refuse) }
+
+// compile is Compile with what becomes of calls that no rule names.
+func compile(rules []Rule, otherwise Action) ([]unix.SockFilter, error) {
 	ld := func(off uint32) unix.SockFilter {
 		return unix.SockFilter{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: off}
 	}
@@ -94,7 +101,7 @@ func Compile(rules []Rule) ([]unix.SockFilter, error) {
 			prog = append(prog, ld(offsetCall))
 		}
 	}
-	prog = append(prog, ret(Refuse))
+	prog = append(prog, ret(otherwise))
 	if len(prog) > unix.BPF_MAXINSNS {
 		return nil, bulwark.Fail(bulwark.KindInternal, "The system call filter is too long.", "", errors.New("BPF_MAXINSNS"))
 	}

@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"unicode/utf8"
 
 	"github.com/bulwark-paas/bulwark"
 )
@@ -74,6 +75,9 @@ func CheckValue(name bulwark.ConfigName, value []byte) error {
 	if slices.Contains(value, 0) {
 		return bulwark.Invalid(fmt.Sprintf("The value of %s has a NUL byte, which an environment variable cannot hold.", name),
 			"Encode it, for example with base64.")
+	}
+	if !utf8.Valid(value) { // it travels as text; what is not would arrive as something else
+		return bulwark.Invalid(fmt.Sprintf("The value of %s is not text in UTF-8.", name), "Encode it, for example with base64.")
 	}
 	return nil
 }

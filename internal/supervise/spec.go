@@ -130,7 +130,9 @@ func Table(inst *install.Installation, x Extra) []Spec {
 		certs = []string{"SSL_CERT_FILE=" + x.SSLCertFile}
 	}
 	table := []Spec{
-		{Name: "containerd", Privileged: true, Keep: true, Grace: 10 * time.Second},
+		// The engine asks its shim once what it can do, and the shim asks the runc that it finds by name. Where it finds none
+		// the answer is an error, and the question is asked again at each start of an instance.
+		{Name: "containerd", Privileged: true, Keep: true, Grace: 10 * time.Second, Env: []string{"PATH=" + inst.EngineBin}},
 		{Name: "node", Privileged: true, Keep: true, Env: certs, Store: 32, Grace: 30 * time.Second,
 			Listeners: []Listener{unixSocket("verbs", install.NodeVerbs)}},
 		// dial enters network namespaces, which takes CAP_SYS_ADMIN, and has nothing else. Its store holds one

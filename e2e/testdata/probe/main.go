@@ -52,6 +52,7 @@ func main() {
 	mux.HandleFunc("POST /{$}", echo)
 	mux.HandleFunc("GET /env", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintln(w, os.Getenv(r.FormValue("name"))) })
 	mux.HandleFunc("GET /slow", slow)
+	mux.HandleFunc("GET /kilobyte", kilobyte)
 	mux.HandleFunc("GET /attack", attack)
 	mux.HandleFunc("GET /die", func(http.ResponseWriter, *http.Request) { os.Exit(3) })
 	srv := &http.Server{Addr: ":" + port, Handler: mux, ReadHeaderTimeout: 10 * time.Second}
@@ -88,6 +89,11 @@ func hello(w http.ResponseWriter, _ *http.Request) {
 }
 
 func echo(w http.ResponseWriter, r *http.Request) { io.Copy(w, r.Body) }
+
+// kilobyte answers with 1 KiB, as cheaply as can be.
+func kilobyte(w http.ResponseWriter, _ *http.Request) { w.Write(kilo[:]) }
+
+var kilo = [1024]byte{}
 
 func slow(w http.ResponseWriter, r *http.Request) {
 	ms, _ := strconv.Atoi(r.FormValue("ms"))

@@ -30,12 +30,14 @@ import (
 
 // Limits bound what is made of one layer.
 type Limits struct {
-	Entries int   // number of files, directories and links
+	Entries int   // number of files, directories and links, also of directories that the tar does not mention
 	Bytes   int64 // of all files together, hard links counted once each
+	Names   int64 // bytes of all paths and links together: they are kept in memory
+	Depth   int   // directories above an entry
 }
 
-// DefaultLimits are generous for a layer and far from filling a disk.
-var DefaultLimits = Limits{Entries: 1_000_000, Bytes: 16 << 30}
+// DefaultLimits are generous for a layer. Bytes is for who sets no budget; the node gives what is left of the image's.
+var DefaultLimits = Limits{Entries: 500_000, Bytes: 8 << 30, Names: 64 << 20, Depth: 128}
 
 const (
 	whiteout = ".wh."
@@ -48,6 +50,7 @@ type packer struct {
 	limits  Limits
 	entries int
 	bytes   int64
+	names   int64
 	dirs    map[string]bool // directories that exist in the image
 	files   map[string]bool // everything else that exists
 }
@@ -96,11 +99,13 @@ func Decompress(r io.Reader) (io.Reader, error) {
 func clean(name string) string { return path.Clean("/" + name) }
 
 func (p *packer) entry(h *tar.Header, content io.Reader) error {
-	p.entries++
-	if p.entries > p.limits.Entries {
-		return bulwark.Failf(bulwark.KindTooLarge, "The layer has more than %d entries.", p.limits.Entries)
-	}
 	name := clean(h.Name)
+	if n := strings.Count(name, "/"); n > p.limits.Depth {
+		return bulwark.Failf(bulwark.KindTooLarge, "The layer has a path of %d folders; at most %d are taken.", n, p.limits.Depth)
+	}
+	if err := p.count(len(name) + len(h.Linkname)); err != nil {
+		return err
+	}
 	if err := p.parents(name); err != nil {
 		return err
 	}
@@ -137,6 +142,19 @@ func (p *packer) entry(h *tar.Header, content io.Reader) error {
 		return nil // devices, pipes: not taken
 	}
 	return p.meta(name, h)
+}
+
+// count notes an entry, whether the tar names it or it is the folder of one.
+func (p *packer) count(names int) error {
+	p.entries++
+	p.names += int64(names)
+	if p.entries > p.limits.Entries {
+		return bulwark.Failf(bulwark.KindTooLarge, "The layer has more than %d entries.", p.limits.Entries)
+	}
+	if p.names > p.limits.Names {
+		return bulwark.Failf(bulwark.KindTooLarge, "The paths of the layer are more than %d MiB together.", p.limits.Names>>20)
+	}
+	return nil
 }
 
 func (p *packer) regular(name string, content io.Reader) error {
@@ -202,7 +220,10 @@ func (p *packer) parents(name string) error {
 	if p.files[dir] {
 		return bulwark.Invalid("A directory of the layer is also a file.", "")
 	}
-	if err := p.parents(dir); err != nil {
+	if err := p.parents(dir); err != nil { // as deep as Limits.Depth at most
+		return err
+	}
+	if err := p.count(len(dir)); err != nil {
 		return err
 	}
 	p.dirs[dir] = true

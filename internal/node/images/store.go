@@ -17,12 +17,15 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
+	"time"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sys/unix"
 
 	"github.com/bulwark-paas/bulwark"
+	"github.com/bulwark-paas/bulwark/internal/node/cell"
 	"github.com/bulwark-paas/bulwark/internal/node/ledger"
 	"github.com/bulwark-paas/bulwark/internal/process"
 )
@@ -30,7 +33,8 @@ import (
 // Store keeps images below a directory of the node's.
 type Store struct {
 	config Config
-	mu     sync.Mutex // guards seen
+	held   sync.RWMutex // shared by who admits, taken by who collects
+	mu     sync.Mutex   // guards seen
 	seen   map[string]stamp
 }
 
@@ -38,7 +42,9 @@ type Store struct {
 type Config struct {
 	Dir     string // the store
 	Pack    string // path of bulwark-pack
-	PackUID uint32 // what it runs as
+	Catalog string // path of bulwark-sbom
+	Scratch string // folder that every user can pass, for the files of programs that run
+	Cells   *cell.Cells
 	Ledger  Book
 }
 
@@ -60,12 +66,14 @@ type stamp struct {
 const (
 	maxMeta   = 4 << 20
 	maxLayers = 127
-	maxBytes  = 16 << 30
+	// maxBytes bounds all layers of an image together as they came, maxUnpacked what they are unpacked to.
+	maxBytes    = 4 << 30
+	maxUnpacked = 8 << 30
 )
 
 // Open makes the store's directories.
 func Open(c Config) (*Store, error) {
-	for _, d := range []string{"blobs/sha256", "layers", "tmp"} {
+	for _, d := range []string{"blobs/sha256", "layers", "sbom", "tmp"} {
 		if err := os.MkdirAll(filepath.Join(c.Dir, d), 0o700); err != nil {
 			return nil, fmt.Errorf("images: %w", err)
 		}
@@ -83,6 +91,7 @@ func (s *Store) layer(d bulwark.Digest) string {
 // Admit takes an image out of a content store that a builder wrote (an OCI layout's blobs directory), hashing all of it,
 // and unpacks its layers. The directory is hostile: links, pipes and files that change underneath are expected.
 func (s *Store) Admit(ctx context.Context, from string, image bulwark.Digest) ([]ledger.Layer, ledger.ImageConfig, error) {
+	defer s.Hold()()
 	var config ledger.ImageConfig
 	fail := func(err error) ([]ledger.Layer, ledger.ImageConfig, error) {
 		return nil, config, fmt.Errorf("images: cannot admit %s: %w", image, err)
@@ -120,6 +129,7 @@ func (s *Store) Admit(ctx context.Context, from string, image bulwark.Digest) ([
 
 func (s *Store) takeLayers(ctx context.Context, from string, ds []ocispec.Descriptor) ([]ledger.Layer, error) {
 	var total int64
+	left := int64(maxUnpacked)
 	var out []ledger.Layer
 	for _, d := range ds {
 		blob, err := bulwark.ParseDigest(string(d.Digest))
@@ -132,13 +142,34 @@ func (s *Store) takeLayers(ctx context.Context, from string, ds []ocispec.Descri
 		if err := s.take(from, blob, d.Size); err != nil {
 			return nil, err
 		}
-		file, err := s.unpack(ctx, blob)
+		file, err := s.unpack(ctx, blob, left)
 		if err != nil {
 			return nil, err
+		}
+		// What it became is measured, also of a layer that another image brought: a helper's word does not count.
+		st, err := os.Stat(s.layer(file))
+		if err != nil {
+			return nil, err
+		}
+		if left -= st.Size(); left < 0 {
+			return nil, tooLarge(nil)
 		}
 		out = append(out, ledger.Layer{Blob: blob, EROFS: file})
 	}
 	return out, nil
+}
+
+// configOf returns which blob is an image's config.
+func (s *Store) configOf(image bulwark.Digest) (bulwark.Digest, error) {
+	raw, err := os.ReadFile(s.blob(image))
+	if err != nil {
+		return "", err
+	}
+	var m ocispec.Manifest
+	if err := json.Unmarshal(raw, &m); err != nil {
+		return "", err
+	}
+	return bulwark.ParseDigest(string(m.Config.Digest))
 }
 
 // takeMeta takes a small blob and returns its content.
@@ -209,7 +240,7 @@ func (s *Store) keep(f *os.File, path string, d bulwark.Digest) error {
 }
 
 // unpack makes the EROFS file of a layer, in a process without rights, unless it was made before.
-func (s *Store) unpack(ctx context.Context, blob bulwark.Digest) (bulwark.Digest, error) {
+func (s *Store) unpack(ctx context.Context, blob bulwark.Digest, most int64) (bulwark.Digest, error) {
 	have, err := s.config.Ledger.LayerFile(ctx, blob)
 	if err != nil {
 		return "", err
@@ -228,17 +259,7 @@ func (s *Store) unpack(ctx context.Context, blob bulwark.Digest) (bulwark.Digest
 	}
 	defer os.Remove(f.Name())
 	defer f.Close()
-	scratch, err := os.MkdirTemp("", "bulwark-pack-")
-	if err != nil {
-		return "", err
-	}
-	defer os.RemoveAll(scratch)
-	if err := os.Chown(scratch, int(s.config.PackUID), int(s.config.PackUID)); err != nil {
-		return "", err
-	}
-	err = process.Run(ctx, process.Cmd{Path: s.config.Pack, Stdin: in, Files: []*os.File{f}, Dir: scratch,
-		User: s.config.PackUID, Group: s.config.PackUID})
-	if err != nil {
+	if err := s.pack(ctx, in, f, most); err != nil {
 		return "", err
 	}
 	d, err := digestOf(f)
@@ -246,6 +267,39 @@ func (s *Store) unpack(ctx context.Context, blob bulwark.Digest) (bulwark.Digest
 		return "", err
 	}
 	return d, s.keep(f, s.layer(d), d)
+}
+
+// packLimits bound bulwark-pack: it spools a layer's files beside the image that it makes of them.
+var packLimits = cell.Limits{Memory: 2 << 30, PIDs: 64, CPU: 10 * time.Minute, Time: 20 * time.Minute, Disk: maxUnpacked + 1<<30, Names: 1000}
+
+// pack runs bulwark-pack in a cell, as a user that nobody else is meanwhile: two layers of two apps that are unpacked at once
+// have nothing in common.
+func (s *Store) pack(ctx context.Context, in, out *os.File, most int64) error {
+	uid, giveBack, err := s.config.Cells.User()
+	if err != nil {
+		return err
+	}
+	defer giveBack()
+	scratch, err := os.MkdirTemp(s.config.Scratch, "pack-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(scratch)
+	if err := os.Chown(scratch, int(uid), int(uid)); err != nil {
+		return err
+	}
+	err = s.config.Cells.Run(ctx, cell.Cmd{What: "Unpacking a layer of the image", Hint: tooLargeHint,
+		Path: s.config.Pack, Args: []string{strconv.FormatInt(most, 10)}, Stdin: in, Files: []*os.File{out}, Dir: scratch, Write: []string{scratch}, User: uid, Limits: packLimits})
+	if exit, ok := errors.AsType[*process.ExitError](err); ok && exit.Code == 3 && bulwark.KindOf(err) == bulwark.KindInternal {
+		return tooLarge(err)
+	}
+	return err
+}
+
+const tooLargeHint = "Look for very large files or very many of them in the image."
+
+func tooLarge(cause error) error {
+	return bulwark.Fail(bulwark.KindTooLarge, fmt.Sprintf("The image is more than %d GiB, has too many files, or paths that are too long.", maxUnpacked>>30), tooLargeHint, cause)
 }
 
 // Verify checks that an image is whole and unchanged: manifest, config, layers and what they were unpacked to.

@@ -35,13 +35,9 @@ func (l *Ledger) apply(tx *sql.Tx, s *statement.Statement, r *Receipt) error {
 	case statement.KindKeyRemove:
 		return decode(s, func(b statement.KeyRemove) error { return keyRemove(tx, b, r) })
 	case statement.KindRegistryAllow:
-		return decode(s, func(b statement.Registry) error {
-			if _, err := netpolicy.ParseTarget(b.Host); err != nil {
-				return err
-			}
-			_, err := tx.Exec(`INSERT INTO registry (host) VALUES (?) ON CONFLICT DO NOTHING`, b.Host)
-			return err
-		})
+		return decode(s, func(b statement.Registry) error { return allowRegistry(tx, b) })
+	case statement.KindRegistryRemove:
+		return decode(s, func(b statement.RegistryRemove) error { return removeRegistry(tx, b) })
 	}
 	app, err := appByID(tx, s.App)
 	if err != nil {

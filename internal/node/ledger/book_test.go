@@ -197,6 +197,7 @@ func (b *book) pushed(p *person, app bulwark.AppID, name bulwark.AppName) *ledge
 func (b *book) built(r *ledger.Receipt, name bulwark.AppName) bulwark.Digest {
 	b.t.Helper()
 	image := bulwark.Sum([]byte(rand.Text()))
+	ok(b.t, b.RecordImage(b.ctx(), image, nil, ledger.ImageConfig{}))
 	_, err := b.Admit(b.ctx(), bulwark.NewBuildID(), r.Digest, b.provenance(r, name, image))
 	ok(b.t, err)
 	return image

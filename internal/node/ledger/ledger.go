@@ -87,6 +87,10 @@ func (r Receipt) cause() statement.Cause {
 	return statement.Cause{Kind: r.Kind, Person: r.Person, Key: r.Key, Digest: r.Digest}
 }
 
+// submitWithin is how long a statement may take from its signature to the node: whoever carries it cannot hold it back until
+// it suits them. A day is ample for a machine's clock and for a server that is away.
+const submitWithin = 24 * time.Hour
+
 // Submit verifies a person's statement and gives it effect.
 func (l *Ledger) Submit(ctx context.Context, envelope []byte) (*Receipt, error) {
 	return l.submit(ctx, envelope, func(tx *sql.Tx, r *Receipt, s *statement.Statement) error { return nil })
@@ -122,6 +126,11 @@ func (l *Ledger) submit(ctx context.Context, envelope []byte, check func(tx *sql
 		}
 		if s.Node != l.Node() {
 			return bulwark.Fail(bulwark.KindForbidden, "The statement was signed for another installation.", "Sign in with bulwark login.", nil)
+		}
+		// The one that is known was taken in time, and is answered above however often it comes.
+		if l.now().Sub(s.Time).Abs() > submitWithin {
+			return bulwark.Fail(bulwark.KindForbidden, "The statement was signed more than a day ago, or by a clock that is wrong by that.",
+				"Run the command again; if it is refused again, set this machine's clock.", nil)
 		}
 		r := &Receipt{Digest: digest, Kind: s.Kind, Person: person, Key: fingerprint, App: s.App, Body: s.Body}
 		if err := l.apply(tx, s, r); err != nil {

@@ -159,24 +159,6 @@ func (l *Ledger) App(ctx context.Context, id bulwark.AppID) (a *App, err error) 
 	return a, err
 }
 
-// Registries returns the hosts that people opened for builders.
-func (l *Ledger) Registries(ctx context.Context) ([]string, error) {
-	rows, err := l.db.Reader().QueryContext(ctx, `SELECT host FROM registry ORDER BY host`)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var out []string
-	for rows.Next() {
-		var h string
-		if err := rows.Scan(&h); err != nil {
-			return nil, err
-		}
-		out = append(out, h)
-	}
-	return out, rows.Err()
-}
-
 // ClaimedHosts returns every host name that an app's owners claimed.
 func (l *Ledger) ClaimedHosts(ctx context.Context) ([]bulwark.HostName, error) {
 	rows, err := l.db.Reader().QueryContext(ctx, `SELECT host FROM host ORDER BY host`)

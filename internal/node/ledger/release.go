@@ -164,6 +164,9 @@ func (l *Ledger) compose(tx *sql.Tx, app *App, receipt *Receipt) (r *statement.R
 		if body.Config {
 			config = old.Config.Revision
 		}
+		if err := haveImage(tx, app, from, old.Image); err != nil {
+			return nil, nil, "", err
+		}
 		r.Image, r.Plan, provenance = old.Image, old.Plan, b.Provenance
 		err = tx.QueryRow(`SELECT origin FROM release WHERE app = ? AND generation = ?`, app.ID, from).Scan(&origin)
 		if err != nil {

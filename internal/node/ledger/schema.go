@@ -111,5 +111,8 @@ CREATE TABLE image (
 	layers TEXT NOT NULL,
 	config TEXT NOT NULL
 ) STRICT;
+`}, {ID: "ledger-registries", SQL: `
+ALTER TABLE registry ADD COLUMN packages INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE registry ADD COLUMN ca TEXT NOT NULL DEFAULT '';
 `}}
 }

@@ -78,10 +78,16 @@ func (c *Client) Upload(ctx context.Context, verb string, query url.Values, body
 	return res.Body.Close()
 }
 
-// Build runs or joins a build and passes each event on; it returns what was built.
+// Build runs or joins a build and passes each event on; it returns what was built. Along with an error it returns what
+// the build had reached, nil if that is not known.
 func (c *Client) Build(ctx context.Context, in Build, event func(BuildEvent)) (*Built, error) {
 	var out *Built
+	var reached []Reached
 	err := Stream(ctx, c, "build", in, func(e BuildEvent) error {
+		if e.Reached != nil {
+			reached = e.Reached
+			return nil
+		}
 		if e.Error != nil {
 			return e.Error
 		}
@@ -94,6 +100,9 @@ func (c *Client) Build(ctx context.Context, in Build, event func(BuildEvent)) (*
 	})
 	if err == nil && out == nil {
 		err = away(io.ErrUnexpectedEOF)
+	}
+	if err != nil && reached != nil {
+		out = &Built{Reached: reached}
 	}
 	return out, err
 }

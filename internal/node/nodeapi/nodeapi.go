@@ -60,6 +60,13 @@ type KeyOwner struct {
 	Person      bulwark.PersonID `json:"person,omitempty"`
 }
 
+// Key is a key of a person's that was not removed.
+type Key struct {
+	Kind        string           `json:"kind"` // "device" or "ssh"
+	Fingerprint string           `json:"fingerprint"`
+	Person      bulwark.PersonID `json:"person"`
+}
+
 // Build asks for the image that an accepted document is to become. Asking again for one that is under way joins it; for
 // one that is done returns its result.
 type Build struct {
@@ -69,10 +76,12 @@ type Build struct {
 
 // BuildEvent is one line of a build's answer. The last has Done or Error.
 type BuildEvent struct {
-	Log   string         `json:"log,omitempty"`
-	Stage string         `json:"stage,omitempty"`
-	Done  *Built         `json:"done,omitempty"`
-	Error *bulwark.Error `json:"error,omitempty"`
+	Log   string `json:"log,omitempty"`
+	Stage string `json:"stage,omitempty"`
+	// Reached comes once, when the builder has ended, whatever came of it.
+	Reached []Reached      `json:"reached,omitempty"`
+	Done    *Built         `json:"done,omitempty"`
+	Error   *bulwark.Error `json:"error,omitempty"`
 }
 
 // Built is the outcome of a build as the node saw it.
@@ -92,6 +101,19 @@ type Reached struct {
 	Count   int    `json:"count"`
 	Reason  string `json:"reason,omitempty"`
 	Bytes   int64  `json:"bytes,omitempty"`
+}
+
+// SBOM asks for the list of components of the image that a build made, in a format: "spdx" or "cyclonedx".
+type SBOM struct {
+	Build  bulwark.BuildID `json:"build"`
+	Format string          `json:"format"`
+}
+
+// SBOMDocument is the answer, with the provenance that names the document by its digest.
+type SBOMDocument struct {
+	Document   []byte `json:"document"`
+	MediaType  string `json:"media_type"`
+	Provenance []byte `json:"provenance"` // envelope
 }
 
 // Release asks for the release that follows from an accepted document.
