@@ -143,18 +143,19 @@ func (m *maker) addGoStd(ctx context.Context, t tree, p pin) (func(), error) {
 // it was stored. That time is made the same for all, so that the same cache makes the same base.
 func addGoCache(t tree, cache string) error {
 	const timeField = len("12345678901234567890\n")
-	return filepath.WalkDir(cache, func(file string, d fs.DirEntry, err error) error {
+	root, err := os.OpenRoot(cache)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = root.Close() }()
+	return fs.WalkDir(root.FS(), ".", func(file string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
 		}
-		rel, err := filepath.Rel(cache, file)
-		if err != nil {
-			return err
-		}
-		name := path.Join(goStd, filepath.ToSlash(rel))
+		name := path.Join(goStd, file)
 		switch {
-		case strings.HasSuffix(rel, "-a"):
-			b, err := os.ReadFile(file)
+		case strings.HasSuffix(file, "-a"):
+			b, err := root.ReadFile(file)
 			if err != nil {
 				return err
 			}
@@ -162,12 +163,13 @@ func addGoCache(t tree, cache string) error {
 				return fmt.Errorf("the build cache has an entry of another form: %q", b)
 			}
 			t.addBytes(name, 0o644, fmt.Appendf(b[:len(b)-timeField:len(b)-timeField], "%20d\n", int64(epoch)*1e9))
-		case strings.HasSuffix(rel, "-d"):
+		case strings.HasSuffix(file, "-d"):
 			info, err := d.Info()
 			if err != nil {
 				return err
 			}
-			return t.addStream(name, 0o644, info.Size(), func() (io.ReadCloser, error) { return os.Open(file) })
+			// The tree is written when the root is closed already.
+			return t.addStream(name, 0o644, info.Size(), func() (io.ReadCloser, error) { return os.Open(filepath.Join(cache, file)) })
 		}
 		return nil // what the go command notes for itself
 	})
