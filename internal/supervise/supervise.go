@@ -108,6 +108,11 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	rotated := s.rotateLogs(ctx)
+	for i, u := range s.units {
+		if i > 0 {
+			u.after = s.units[i-1]
+		}
+	}
 	for _, u := range s.units {
 		u.begin()
 	}

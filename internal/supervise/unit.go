@@ -36,7 +36,9 @@ type unit struct {
 	quit       chan struct{} // closed to end waits: the supervisor stops
 	done       chan struct{} // closed when loop has ended
 	begun      bool
-	found      bool // there was a process of an earlier supervisor
+	found      bool          // there was a process of an earlier supervisor
+	after      *unit         // the one before it in the order of start; nil for the first
+	resumed    chan struct{} // closed when nothing of an earlier supervisor is left to be replaced
 	firstReady chan struct{}
 	firstOnce  sync.Once
 	retired    sync.WaitGroup
@@ -49,7 +51,7 @@ func newUnit(s *supervisor, spec Spec) *unit {
 	return &unit{
 		s: s, spec: spec, store: store{limit: spec.Store},
 		heard: make(chan struct{}), requests: make(chan request), quit: make(chan struct{}), done: make(chan struct{}),
-		firstReady: make(chan struct{}),
+		firstReady: make(chan struct{}), resumed: make(chan struct{}),
 	}
 }
 
@@ -114,8 +116,10 @@ func (u *unit) begin() {
 func (u *unit) loop() {
 	defer close(u.done)
 	if u.found {
+		u.awaitTurn()
 		u.resume()
 	}
+	close(u.resumed)
 	again := time.NewTimer(0)
 	defer again.Stop()
 	for {
@@ -138,6 +142,20 @@ func (u *unit) loop() {
 		case <-u.quit:
 			return
 		}
+	}
+}
+
+// awaitTurn waits until those before it were replaced: a process that drains while another, which it needs for what it
+// still answers, is replaced, would fail these. One that ended waits for nobody.
+func (u *unit) awaitTurn() {
+	if u.after == nil {
+		return
+	}
+	select {
+	case <-u.after.resumed:
+	case <-u.after.done:
+	case <-u.current().done:
+	case <-u.quit:
 	}
 }
 
