@@ -447,6 +447,9 @@ func (f *fake) push(name bulwark.AppName, sshKey, commit string) error {
 // admit does what a build leads to, as far as the ledger sees it.
 func (f *fake) admit(a *fakeApp, rec *ledger.Receipt, from statement.Resource, kind string) error {
 	image := bulwark.Sum([]byte(rec.Digest))
+	if err := f.ledger.RecordImage(context.Background(), image, nil, ledger.ImageConfig{}); err != nil {
+		return err
+	}
 	p := statement.Provenance{Type: statement.InTotoType, PredicateType: statement.SLSAType, Subject: []statement.Subject{{Name: string(a.Name), Digest: map[string]string{"sha256": image.Hex()}}}}
 	p.Predicate.BuildDefinition = statement.BuildDefinition{BuildType: kind,
 		ExternalParameters: statement.ExternalParameters{Node: f.ledger.Node(), App: a.ID, Name: a.Name,
