@@ -287,9 +287,11 @@ func (i *installation) nothingLeft() error {
 			add("loop device", l)
 		}
 	}
-	groups, _ := filepath.Glob("/sys/fs/cgroup/*/" + i.inst.CgroupName())
-	more, _ := filepath.Glob("/sys/fs/cgroup/" + i.inst.CgroupName())
-	add("control group", append(groups, more...)...)
+	for _, name := range []string{i.inst.CgroupName(), i.inst.BuildCgroupName()} {
+		groups, _ := filepath.Glob("/sys/fs/cgroup/*/" + name)
+		more, _ := filepath.Glob("/sys/fs/cgroup/" + name)
+		add("control group", append(groups, more...)...)
+	}
 	for _, path := range []string{i.root, i.inst.RouterNamespacePath()} {
 		if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
 			add("path", path)

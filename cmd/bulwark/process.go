@@ -135,7 +135,7 @@ func runNode(ctx context.Context, c *child) error {
 		Ports: statement.InfoPorts{HTTP: i.Ports.HTTP, HTTPS: i.Ports.HTTPS, API: i.Ports.API, SSH: i.Ports.SSH},
 		Dir:   i.NodeDir(), RunDir: i.RunDir(), BuildDir: i.BuildDir(), LogDir: filepath.Join(i.LogDir(), "instances"),
 		Recovery: filepath.Join(i.Root, "RECOVERY-KEY.txt"), EngineBin: i.EngineBin, Libexec: libexec, Bases: i.Bases,
-		CA: authorities(os.Getenv("SSL_CERT_FILE")), Router: i.RouterNamespacePath(), Cgroup: "/" + i.CgroupName(),
+		CA: authorities(os.Getenv("SSL_CERT_FILE")), Router: i.RouterNamespacePath(), Cgroup: "/" + i.CgroupName(), BuildCgroup: "/" + i.BuildCgroupName(),
 		Sockets: node.Sockets{Containerd: i.Socket(install.ContainerdSocket), Dial: i.Socket(install.DialNode),
 			Egress: i.Socket(install.EgressControl), Resolver: i.Socket(install.ResolverControl), EdgeCerts: i.Socket(install.EdgeCerts)},
 		Workers: cell.UserRange{First: i.User(install.Workers), Count: install.WorkerCount}, BuildDisk: int64(i.BuildDisk) * 1e6, Block: func(n uint32) (uint32, error) { r, err := i.Block(n); return r.Base, err },

@@ -11,7 +11,7 @@ import (
 )
 
 const (
-	maxInFlight  = 100         // requests one instance works on at a time
+	maxInFlight  = 250         // requests one instance works on at a time
 	defaultQueue = 50          // further ones that wait, per instance
 	asideTime    = time.Second // how long an instance that refused a connection is passed over
 )

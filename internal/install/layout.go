@@ -142,6 +142,10 @@ func (i *Installation) RouterNamespacePath() string { return "/run/netns/" + i.a
 // CgroupName is the name of the installation's control group, directly below the root of each hierarchy.
 func (i *Installation) CgroupName() string { return i.account() }
 
+// BuildCgroupName is the name of the control group of all its builders, which stands beside the other so that builds can
+// have less of the processors than everything else on the machine. No installation's name has a dot.
+func (i *Installation) BuildCgroupName() string { return i.account() + ".builds" }
+
 // Check makes the layout so: it makes what is missing, repairs owners and modes, and refuses what it must not touch. The
 // supervisor runs it at each start.
 func (i *Installation) Check() error {

@@ -270,10 +270,14 @@ func (i *Installation) removeNamespace(context.Context) error {
 	return nil
 }
 
-// cgroups returns the installation's control group in each hierarchy.
+// cgroups returns the installation's control groups in each hierarchy.
 func (i *Installation) cgroups() []string {
-	one, _ := filepath.Glob("/sys/fs/cgroup/*/" + i.CgroupName())
-	return append(one, "/sys/fs/cgroup/"+i.CgroupName())
+	var all []string
+	for _, name := range []string{i.CgroupName(), i.BuildCgroupName()} {
+		found, _ := filepath.Glob("/sys/fs/cgroup/*/" + name)
+		all = append(append(all, found...), "/sys/fs/cgroup/"+name)
+	}
+	return all
 }
 
 // grouped returns the processes in the installation's control groups.

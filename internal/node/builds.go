@@ -48,6 +48,9 @@ type builds struct {
 	runs   map[bulwark.BuildID]*buildRun
 }
 
+// buildShares is what all builds together have of the processors when others want them too; a program outside has 1024.
+const buildShares = 128
+
 // buildConfig says what builders are made of; all paths are the installation's.
 type buildConfig struct {
 	Dir        string // builds' directories

@@ -59,9 +59,11 @@ type Config struct {
 	CA        string // file with the authorities that this host trusts
 	Router    string // path of the router namespace
 	Cgroup    string
-	Sockets   Sockets
-	Workers   cell.UserRange // for helpers that work for no single app
-	BuildDisk int64          // bytes that each app's builds may use; 0 for DefaultBuildDisk
+	// BuildCgroup is the control group of the builders, "/bulwark-main.builds".
+	BuildCgroup string
+	Sockets     Sockets
+	Workers     cell.UserRange // for helpers that work for no single app
+	BuildDisk   int64          // bytes that each app's builds may use; 0 for DefaultBuildDisk
 	// Block returns the first host id of a block of 65536; 0 is the platform's own.
 	Block      func(n uint32) (uint32, error)
 	Toolchains Toolchains
@@ -210,7 +212,7 @@ func (n *Node) openBuilds(ctx context.Context, store *images.Store, engine *cont
 	n.builds = &builds{ledger: n.ledger, images: store, engine: engine, log: c.Log, runs: map[bulwark.BuildID]*buildRun{}, built: make(chan struct{}, 1),
 		slots: make(chan struct{}, max(1, runtime.NumCPU()/2)),
 		config: buildConfig{Dir: c.BuildDir, Bases: c.Bases, Programs: filepath.Join(c.Libexec, "builder"), CA: ca, Egress: c.Sockets.Egress,
-			Rootfs: filepath.Join(c.RunDir, "rootfs"), Cgroup: c.Cgroup, Git: git, Unpack: filepath.Join(c.Libexec, "bulwark-unpack"), Cells: cells, Toolchains: c.Toolchains,
+			Rootfs: filepath.Join(c.RunDir, "rootfs"), Cgroup: c.BuildCgroup, Git: git, Unpack: filepath.Join(c.Libexec, "bulwark-unpack"), Cells: cells, Toolchains: c.Toolchains,
 			UID: func(block uint32) (uint32, error) {
 				if _, err := c.Block(block * blocksPerApp); err != nil { // a builder has two, and the second must be there too
 					return 0, err
@@ -223,6 +225,9 @@ func (n *Node) openBuilds(ctx context.Context, store *images.Store, engine *cont
 	}
 	if n.builds.disks, err = openDisks(c.BuildDir, size); err != nil {
 		return err
+	}
+	if err := cell.Weigh(c.BuildCgroup, buildShares); err != nil {
+		c.Log.Warn("builds have as much of the processors as everything else", "error", err)
 	}
 	// Sources of builds that were cut off; the server brings them again.
 	left, err := filepath.Glob(filepath.Join(c.BuildDir, "bld_*"))

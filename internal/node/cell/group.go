@@ -82,6 +82,25 @@ func makeGroup(parent string, l Limits) (_ *group, err error) {
 	return g, nil
 }
 
+// Weigh makes a control group and sets its share of the processors against its neighbours; 1024 is the usual one.
+func Weigh(name string, shares uint64) error {
+	if !unified() {
+		dir := filepath.Join(root, "cpu", name)
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+		return write(dir, "cpu.shares", strconv.FormatUint(shares, 10))
+	}
+	dir := filepath.Join(root, name)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	if err := write(root, "cgroup.subtree_control", "+cpu"); err != nil {
+		return err
+	}
+	return write(dir, "cpu.weight", strconv.FormatUint(max(1, shares*100/1024), 10))
+}
+
 type setting struct {
 	dir, file, value string
 	optional         bool // of kernels that account for swap
