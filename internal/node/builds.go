@@ -6,7 +6,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"os"
@@ -46,6 +45,7 @@ type builds struct {
 	slots  chan struct{} // as many builds at a time
 	mu     sync.Mutex    // guards running
 	runs   map[bulwark.BuildID]*buildRun
+	baseMu sync.Mutex // held while the builder's own image is admitted
 }
 
 // buildShares is what all builds together have of the processors when others want them too; a program outside has 1024.
@@ -424,40 +424,6 @@ func (b *builds) job(id bulwark.BuildID, app *ledger.App, what *sourced, secrets
 		return nil, err
 	}
 	return &buf, enc.Encode(values)
-}
-
-// rootfs mounts the builder's own root for one build.
-func (b *builds) rootfs(ctx context.Context, id bulwark.BuildID, uid uint32) (string, error) {
-	layout := filepath.Join(b.config.Bases, "builder")
-	digest, err := layoutDigest(layout)
-	if err != nil {
-		return "", err
-	}
-	layers, _, err := b.images.Verify(ctx, digest)
-	if err != nil {
-		if layers, _, err = b.images.Admit(ctx, layout, digest); err != nil {
-			return "", err
-		}
-	}
-	target := filepath.Join(b.config.Rootfs, string(id))
-	return target, b.images.Mount(ctx, layers, images.Platform{}, uid, target)
-}
-
-// layoutDigest returns the one image of an OCI image layout.
-func layoutDigest(dir string) (bulwark.Digest, error) {
-	raw, err := os.ReadFile(filepath.Join(dir, "index.json"))
-	if err != nil {
-		return "", bulwark.Fail(bulwark.KindUnavailable, "The base images are not here.", "On the machine, run bulwark bases make.", err)
-	}
-	var index struct {
-		Manifests []struct {
-			Digest bulwark.Digest `json:"digest"`
-		} `json:"manifests"`
-	}
-	if err := json.Unmarshal(raw, &index); err != nil || len(index.Manifests) != 1 {
-		return "", fmt.Errorf("node: %s does not hold exactly one image: %w", dir, err)
-	}
-	return index.Manifests[0].Digest, nil
 }
 
 // way is a builder's way out: a socket in its own namespace at which the egress proxy answers.

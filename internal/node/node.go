@@ -109,6 +109,7 @@ func Run(ctx context.Context, c Config, ready func()) error {
 	go n.publish(ctx)
 	go n.outward.run(ctx)
 	go n.tidy(ctx)
+	go n.builds.warm(ctx)
 	return n.serve(ctx, ready)
 }
 
