@@ -17,7 +17,7 @@ BULWARK_CACHE ?= /var/cache/bulwark
 GO ?= go
 TOOLS_DIR := $(patsubst %/,%,$(dir $(abspath $(lastword $(MAKEFILE_LIST)))))
 
-DEPS_PACKAGES := gcc libc6-dev pkg-config libseccomp-dev git openssh-client mmdebstrap nftables ca-certificates curl
+DEPS_PACKAGES := gcc libc6-dev pkg-config libseccomp-dev git openssh-client mmdebstrap nftables e2fsprogs ca-certificates curl
 # Beside them what the tests alone need: systemd-analyze, and a checker for our scripts.
 TEST_PACKAGES := systemd shellcheck
 ENGINE_MODULES := runc shim buildkit
