@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/bulwark-paas/bulwark"
@@ -61,18 +62,21 @@ func (b *builds) measure(ctx context.Context, dir string, uid uint32, commit bul
 	if err := run(pack, nil, "index-pack", "--stdin", "--strict"); err != nil {
 		return "", err
 	}
+	// Two questions at once: a person waits for each program that starts.
+	of := string(commit) + "^{tree}"
 	var said bytes.Buffer
-	if err := run(nil, &limited{w: &said, n: 1 << 10}, "rev-parse", "--verify", string(commit)+"^{tree}"); err != nil {
+	var counted error
+	var counting sync.WaitGroup
+	counting.Go(func() { counted = b.count(run, of) })
+	err = run(nil, &limited{w: &said, n: 1 << 10}, "rev-parse", "--verify", of)
+	if counting.Wait(); counted != nil {
+		err = counted
+	}
+	if err != nil {
 		return "", err
 	}
 	name = strings.TrimSpace(said.String())
-	if err := b.count(ctx, run, name); err != nil {
-		return "", err
-	}
-	if err := run(nil, nil, "read-tree", name); err != nil {
-		return "", err
-	}
-	if err := run(nil, nil, "checkout-index", "--all", "--quiet"); err != nil {
+	if err := run(nil, nil, "read-tree", "--reset", "-u", name); err != nil {
 		return "", err
 	}
 	return name, os.RemoveAll(repo)
@@ -80,7 +84,7 @@ func (b *builds) measure(ctx context.Context, dir string, uid uint32, commit bul
 
 // count refuses a tree that is more than a source may be. git says what is in it, entry by entry, and is stopped where it is
 // too much.
-func (b *builds) count(ctx context.Context, run func(io.Reader, io.Writer, ...string) error, name string) error {
+func (b *builds) count(run func(io.Reader, io.Writer, ...string) error, name string) error {
 	c := &census{limits: tree.DefaultLimits}
 	err := run(nil, c, "ls-tree", "-r", "-t", "-z", "--long", "--full-tree", name)
 	if c.refused != nil {
