@@ -52,7 +52,6 @@ type registryServer struct {
 	cmd  *exec.Cmd
 	host string // "registry.internal:5000"
 	addr netip.Addr
-	log  bytes.Buffer
 }
 
 // within is what starts a program so that it sees the story's hosts file.
@@ -145,7 +144,12 @@ func (o *outside) start(work, host, mode string) error {
 	}
 	s := &registryServer{host: host, cmd: exec.Command(program, "serve", filepath.Join(dir, "config.yml"))}
 	s.cmd.Env = []string{"OTEL_TRACES_EXPORTER=none"}
-	s.cmd.Stdout, s.cmd.Stderr = &s.log, &s.log
+	said, err := os.Create(filepath.Join(dir, "log")) // a file, so that it can be read while it is written
+	if err != nil {
+		return err
+	}
+	defer said.Close()
+	s.cmd.Stdout, s.cmd.Stderr = said, said
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
 	if o.holder == 0 {
 		s.cmd.SysProcAttr.Unshareflags = syscall.CLONE_NEWNS // which makes all mounts private
@@ -163,7 +167,8 @@ func (o *outside) start(work, host, mode string) error {
 	return poll(20*time.Second, func() error {
 		res, err := o.client(s).Get("https://" + host + "/v2/")
 		if err != nil {
-			return fmt.Errorf("the registry does not answer: %w\n%s", err, s.log.String())
+			b, _ := os.ReadFile(said.Name())
+			return fmt.Errorf("the registry does not answer: %w\n%s", err, b)
 		}
 		return res.Body.Close()
 	})

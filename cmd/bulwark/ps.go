@@ -16,7 +16,7 @@ import (
 )
 
 // maxCount is the largest number of instances that a person can mean.
-const maxCount = 1000
+const maxCount = 100
 
 func (c *cli) psCommand() *cobra.Command {
 	scale := c.forApp(command("scale TYPE=NUMBER...", "Set how many instances each process type has", "  $ bulwark ps scale web=3 worker=1",
