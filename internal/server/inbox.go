@@ -123,6 +123,8 @@ func (b *inbox) run(ctx context.Context) {
 
 // settle asks the node about each open statement, in the order in which they came.
 func (b *inbox) settle(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, submitTime) // a node that hangs must not hold those who come with a statement
+	defer cancel()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	type open struct {
