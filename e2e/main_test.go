@@ -122,16 +122,6 @@ func TestStories(t *testing.T) { play(t, "script") }
 // TestFaults plays the stories in which something of the platform dies, or is tampered with; one at a time.
 func TestFaults(t *testing.T) { play(t, "faults") }
 
-// TestPending plays those that tell of what does not hold yet; BULWARK_E2E_PENDING=1 has them played.
-func TestPending(t *testing.T) {
-	if !pending() {
-		t.Skip("BULWARK_E2E_PENDING is not set")
-	}
-	play(t, "pending")
-}
-
-func pending() bool { return os.Getenv("BULWARK_E2E_PENDING") != "" }
-
 func play(t *testing.T, dir string) {
 	files, err := filepath.Glob(filepath.Join("testdata", dir, "*.txtar"))
 	if err != nil || len(files) == 0 {
