@@ -40,6 +40,8 @@ func planPython(_ context.Context, p *planning) (*recipe, error) {
 	target := runtime.state()
 	if reqs.any {
 		target = p.pipInstall(tools, target, reqs)
+	} else { // a virtual environment has both names
+		target = target.File(llb.Symlink("/usr/bin/python3", "/usr/local/bin/python"), llb.WithCustomName("python is python3"))
 	}
 	target = target.File(llb.Copy(p.source(), "/", "/app", &llb.CopyInfo{CopyDirContentsOnly: true, CreateDestPath: true,
 		ExcludePatterns: []string{"**/__pycache__", ".venv", "venv"}}), llb.WithCustomName("copy the source"))
