@@ -75,7 +75,7 @@ func commands() map[string]func(*testscript.TestScript, bool, []string) {
 		"load":   loadCommand,
 		"status": status, "kill9": kill9, "back": back, "up": up, "another": another,
 		"nowhere": nowhere, "flip": flip, "attack": attack, "size": size, "random": random,
-		"gone": gone, "waiting": waiting, "settled": settled, "stopped": stopped, "restart": restart, "registry": registry, "image": image, "torn": torn,
+		"gone": gone, "waiting": waiting, "settled": settled, "stopped": stopped, "restart": restart, "registry": registry, "image": image, "torn": torn, "confined": confined,
 	}
 }
 

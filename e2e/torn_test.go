@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -9,6 +10,24 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 )
+
+// confined looks at running processes as the kernel sees them: each must have a filter and no way to more rights.
+func confined(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) == 0 {
+		ts.Fatalf("usage: confined PROCESS...")
+	}
+	for _, name := range args {
+		pid, err := of(ts).on.pid(name)
+		ts.Check(err)
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+		ts.Check(err)
+		for _, want := range []string{"\nNoNewPrivs:\t1\n", "\nSeccomp:\t2\n"} {
+			if !strings.Contains(string(b), want) {
+				ts.Fatalf("%s has not %s:\n%s", name, strings.TrimSpace(want), b)
+			}
+		}
+	}
+}
 
 // torn runs a command again and again and kills a process a little later each time, so that one of the kills meets each
 // step of what the command leads to. What was acknowledged must be there in the end: the witness's output has a line that

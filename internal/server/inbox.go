@@ -18,6 +18,9 @@ import (
 // that writes the effect. What a killed server leaves is settled by its successor, which asks the node what became of it:
 // the node answers a second question about a document with the receipt of the first.
 //
+// A row stays when its effect is written: whoever plays an old statement again gets the node's old receipt, and must not have
+// its effect once more, after what came since.
+//
 // A statement of which the node knows nothing is dropped: nobody was told that it was taken.
 type inbox struct {
 	db   *db.DB
@@ -47,11 +50,11 @@ const (
 	forgetAfter = 10 * time.Second
 )
 
-var inboxMigration = db.Migration{ID: "inbox-1", SQL: `
+var inboxMigrations = []db.Migration{{ID: "inbox-1", SQL: `
 CREATE TABLE inbox (
 	digest TEXT PRIMARY KEY,
 	at     INTEGER NOT NULL
-) STRICT`}
+) STRICT`}, {ID: "inbox-2", SQL: `ALTER TABLE inbox ADD COLUMN done INTEGER NOT NULL DEFAULT 0`}}
 
 // take has the node take a statement and writes the effect. It goes on when the caller goes away: a change is made in
 // whole or not at all.
@@ -62,8 +65,14 @@ func (b *inbox) take(ctx context.Context, verb string, envelope []byte, effect e
 	defer b.mu.Unlock()
 	digest := bulwark.Sum(envelope)
 	err := b.db.Tx(ctx, func(tx *sql.Tx) error {
-		_, err := tx.Exec(`INSERT INTO inbox (digest, at) VALUES (?,?) ON CONFLICT DO UPDATE SET at = excluded.at`, digest, time.Now().UnixMilli())
-		return err
+		res, err := tx.Exec(`INSERT INTO inbox (digest, at) VALUES (?,?) ON CONFLICT DO UPDATE SET at = excluded.at WHERE done = 0`, digest, time.Now().UnixMilli())
+		if err != nil {
+			return err
+		}
+		if n, _ := res.RowsAffected(); n == 0 {
+			return bulwark.Fail(bulwark.KindForbidden, "The statement was used before.", "Run the command again.", nil)
+		}
+		return nil
 	})
 	if err != nil {
 		return nil, err
@@ -87,7 +96,7 @@ func refused(err error) bool {
 // apply writes an effect once.
 func (b *inbox) apply(ctx context.Context, r *nodeapi.Receipt, effect effect) error {
 	return b.db.Tx(ctx, func(tx *sql.Tx) error {
-		res, err := tx.Exec(`DELETE FROM inbox WHERE digest = ?`, r.Digest)
+		res, err := tx.Exec(`UPDATE inbox SET done = 1 WHERE digest = ? AND done = 0`, r.Digest)
 		if err != nil {
 			return err
 		}
@@ -100,7 +109,7 @@ func (b *inbox) apply(ctx context.Context, r *nodeapi.Receipt, effect effect) er
 
 func (b *inbox) forget(ctx context.Context, digest bulwark.Digest) error {
 	return b.db.Tx(ctx, func(tx *sql.Tx) error {
-		_, err := tx.Exec(`DELETE FROM inbox WHERE digest = ?`, digest)
+		_, err := tx.Exec(`DELETE FROM inbox WHERE digest = ? AND done = 0`, digest)
 		return err
 	})
 }
@@ -131,7 +140,7 @@ func (b *inbox) settle(ctx context.Context) error {
 		digest bulwark.Digest
 		at     time.Time
 	}
-	rows, err := b.db.Reader().QueryContext(ctx, `SELECT digest, at FROM inbox ORDER BY at`)
+	rows, err := b.db.Reader().QueryContext(ctx, `SELECT digest, at FROM inbox WHERE done = 0 ORDER BY at`)
 	if err != nil {
 		return err
 	}

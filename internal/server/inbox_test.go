@@ -57,7 +57,7 @@ type inboxBed struct {
 
 func newInboxBed(t *testing.T) *inboxBed {
 	t.Helper()
-	d, err := db.Open(t.Context(), filepath.Join(t.TempDir(), "x.db"), []db.Migration{inboxMigration})
+	d, err := db.Open(t.Context(), filepath.Join(t.TempDir(), "x.db"), inboxMigrations)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,7 +71,7 @@ func (b *inboxBed) write(context.Context, *sql.Tx, *nodeapi.Receipt) error { b.e
 
 func (b *inboxBed) open(t *testing.T) (n int) {
 	t.Helper()
-	if err := b.db.Reader().QueryRow(`SELECT count(*) FROM inbox`).Scan(&n); err != nil {
+	if err := b.db.Reader().QueryRow(`SELECT count(*) FROM inbox WHERE done = 0`).Scan(&n); err != nil {
 		t.Fatal(err)
 	}
 	return n
@@ -94,6 +94,18 @@ func TestAStatementTakesEffectOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.expect(t, "settled", 1, 0)
+}
+
+// Somebody plays a statement again that took effect: the node knows it and gives the same receipt.
+func TestAStatementThatIsPlayedAgainHasNoEffect(t *testing.T) {
+	b := newInboxBed(t)
+	if _, err := b.take(t.Context(), "submit", []byte("one"), b.write); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.take(t.Context(), "submit", []byte("one"), b.write); bulwark.KindOf(err) != bulwark.KindForbidden {
+		t.Fatalf("got %v", err)
+	}
+	b.expect(t, "played again", 1, 0)
 }
 
 func TestWhatTheNodeRefusesLeavesNothing(t *testing.T) {

@@ -117,7 +117,7 @@ func Run(ctx context.Context, c Config, ready func()) error {
 func open(ctx context.Context, c Config) (*Server, error) {
 	var migrations []db.Migration
 	for _, m := range [][]db.Migration{audit.Migrations(), job.Migrations(), app.Migrations(), source.Migrations(), build.Migrations(),
-		release.Migrations(), instance.Migrations(), registry.Migrations(), {inboxMigration}} {
+		release.Migrations(), instance.Migrations(), registry.Migrations(), inboxMigrations} {
 		migrations = append(migrations, m...)
 	}
 	d, err := db.Open(ctx, filepath.Join(c.Dir, "bulwark.db"), migrations)
