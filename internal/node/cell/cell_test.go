@@ -236,3 +236,22 @@ func TestUsers(t *testing.T) {
 		t.Fatal(again, err)
 	}
 }
+
+// All builds together have the weight that they were given, and no more: in whichever version of control groups there is.
+func TestWeigh(t *testing.T) {
+	name := fmt.Sprintf("/bulwark-weightest-%d", os.Getpid())
+	if err := cell.Weigh(name, 128); err != nil {
+		t.Fatal(err)
+	}
+	one, two := "/sys/fs/cgroup/cpu"+name, "/sys/fs/cgroup"+name
+	t.Cleanup(func() { os.Remove(one); os.Remove(two) })
+	for file, want := range map[string]string{one + "/cpu.shares": "128", two + "/cpu.weight": "12"} {
+		if b, err := os.ReadFile(file); err == nil {
+			if got := strings.TrimSpace(string(b)); got != want {
+				t.Errorf("%s is %s, want %s", file, got, want)
+			}
+			return
+		}
+	}
+	t.Error("there is no such group")
+}
