@@ -29,11 +29,9 @@ type CronJob struct {
 	Command  Command     `json:"command"`
 }
 
-// BuildJob tells the process inside a builder what to do. It holds no secret of the platform.
-type BuildJob struct {
-	Build  BuildID `json:"build"`
-	App    AppName `json:"app"`
-	Source string  `json:"source"`          // directory with the measured source tree, read-only
+// BuildSetup tells the process inside a builder where things are. It comes before the job, which may not be known yet: the
+// builder gets ready meanwhile. It holds no secret of the platform.
+type BuildSetup struct {
 	State  string  `json:"state"`           // directory for BuildKit's state: the app's own cache
 	Output string  `json:"output"`          // directory of a content store that receives the image's blobs
 	Bases  string  `json:"bases"`           // directory that holds an OCI image layout per base, read-only
@@ -43,6 +41,14 @@ type BuildJob struct {
 	NPM    string  `json:"npm,omitempty"` // URL of the npm registry
 	// Images are the registries that a Dockerfile's FROM may name.
 	Images []ImageRegistry `json:"images,omitempty"`
+}
+
+// BuildJob tells the process inside a builder what to do.
+type BuildJob struct {
+	Build BuildID `json:"build"`
+	App   AppName `json:"app"`
+	// Source is the directory with the measured source tree, read-only.
+	Source string `json:"source,omitempty"`
 	// Import, if set, names an OCI archive to take in place of building Source.
 	Import string `json:"import,omitempty"`
 	// Secrets are the names of the build secrets whose values follow on the descriptor.

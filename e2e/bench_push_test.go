@@ -128,7 +128,7 @@ var what = map[string]string{
 	"build":   "build: the tree goes in, bases are looked up, the step's container starts",
 	"compile": "compile, minus own: BuildKit around the command",
 	"export":  "export: layer's difference, blobs",
-	"end":     "end: buildkitd and container end, the proxy's report",
+	"end":     "end: what is still to wait for of buildkitd and the container, the proxy's report",
 	"admit":   "admit: hash blobs, EROFS, provenance, ledger",
 	"built":   "built: the server writes it down",
 	"release": "release: the node composes and signs",

@@ -13,18 +13,17 @@ import (
 )
 
 // rootfs mounts the builder's own root for one build.
-func (b *builds) rootfs(ctx context.Context, id bulwark.BuildID, uid uint32) (string, error) {
+func (b *builds) rootfs(ctx context.Context, target string, uid uint32) error {
 	layout := filepath.Join(b.config.Bases, "builder")
 	digest, err := layoutDigest(layout)
 	if err != nil {
-		return "", err
+		return err
 	}
 	layers, err := b.base(ctx, layout, digest)
 	if err != nil {
-		return "", err
+		return err
 	}
-	target := filepath.Join(b.config.Rootfs, string(id))
-	return target, b.images.Mount(ctx, layers, images.Platform{}, uid, target)
+	return b.images.Mount(ctx, layers, images.Platform{}, uid, target)
 }
 
 // base has the builder's own image admitted, once.

@@ -14,18 +14,14 @@ import (
 	"sync"
 	"time"
 
-	"github.com/containerd/containerd/v2/pkg/cio"
 	"golang.org/x/sys/unix"
 
 	"github.com/bulwark-paas/bulwark"
-	"github.com/bulwark-paas/bulwark/internal/build/buildspec"
-	"github.com/bulwark-paas/bulwark/internal/egress"
 	"github.com/bulwark-paas/bulwark/internal/instance/containerd"
 	"github.com/bulwark-paas/bulwark/internal/node/cell"
 	"github.com/bulwark-paas/bulwark/internal/node/files"
 	"github.com/bulwark-paas/bulwark/internal/node/images"
 	"github.com/bulwark-paas/bulwark/internal/node/ledger"
-	"github.com/bulwark-paas/bulwark/internal/node/network"
 	"github.com/bulwark-paas/bulwark/internal/node/nodeapi"
 	"github.com/bulwark-paas/bulwark/internal/statement"
 )
@@ -35,17 +31,18 @@ const buildTime = 30 * time.Minute
 
 // builds runs builders: one throw-away container per build, of the app's own id range, without a route.
 type builds struct {
-	ledger *ledger.Ledger
-	images *images.Store
-	engine *containerd.Driver
-	log    *slog.Logger
-	config buildConfig
-	disks  *disks
-	built  chan struct{} // a build has ended; room for one
-	slots  chan struct{} // as many builds at a time
-	mu     sync.Mutex    // guards running
-	runs   map[bulwark.BuildID]*buildRun
-	baseMu sync.Mutex // held while the builder's own image is admitted
+	ledger  *ledger.Ledger
+	images  *images.Store
+	engine  *containerd.Driver
+	log     *slog.Logger
+	config  buildConfig
+	disks   *disks
+	built   chan struct{} // a build has ended; room for one
+	slots   chan struct{} // as many builds at a time
+	mu      sync.Mutex    // guards running
+	runs    map[bulwark.BuildID]*buildRun
+	waiting earlyBuilder
+	baseMu  sync.Mutex // held while the builder's own image is admitted
 }
 
 // buildShares is what all builds together have of the processors when others want them too; a program outside has 1024.
@@ -82,10 +79,22 @@ type buildRun struct {
 	more   broadcast
 	cancel context.CancelFunc
 	over   bool
+	silent bool
+}
+
+// silence has the run say nothing any more.
+func (r *buildRun) silence() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.silent = true
 }
 
 func (r *buildRun) add(e nodeapi.BuildEvent) {
 	r.mu.Lock()
+	if r.silent {
+		r.mu.Unlock()
+		return
+	}
 	r.events = append(r.events, e)
 	r.over = e.Done != nil || e.Error != nil
 	r.mu.Unlock()
@@ -111,6 +120,7 @@ func (b *builds) source(ctx context.Context, id bulwark.BuildID, cause bulwark.D
 		_, err := io.Copy(io.Discard, body)
 		return err
 	}
+	b.early(app)
 	// It is brought into a folder that nobody knows, and appears whole, once: a second source for the same build finds the
 	// first one there and changes nothing.
 	dir, err := os.MkdirTemp(b.config.Dir, "in-")
@@ -258,40 +268,45 @@ func (b *builds) perform(ctx context.Context, in nodeapi.Build, r *buildRun) (*n
 	if err := b.disks.room(); err != nil {
 		return nil, err
 	}
-	uid, err := b.config.UID(app.Block)
-	if err != nil {
-		return nil, err
-	}
-	disk, err := b.disks.open(ctx, app.ID, uid)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { go b.closeDisk(disk) }() // writing back what lies in memory may take a while, and nobody waits for it
 	r.add(nodeapi.BuildEvent{Stage: "builder"})
+	k, closed, err := b.builder(ctx, app)
+	if err != nil {
+		return nil, err
+	}
+	defer closed()
+	defer k.close()
 	bounded, stop := context.WithCancelCause(ctx)
-	guard := b.disks.watch(bounded, disk, stop)
-	result, reached, err := b.builder(bounded, in.Build, app, dir, disk, what, r)
-	stop(nil)
-	<-guard.done
-	if len(reached) > 0 { // told also of a build that failed
-		r.add(nodeapi.BuildEvent{Reached: reached})
+	defer stop(nil)
+	guard := b.disks.watch(bounded, k.disk, stop)
+	result, err := k.work(bounded, b, in.Build, dir, what, r)
+	// Its blobs are all written. While it ends, they are hashed: what it changes of them now is not what gets admitted.
+	end := k.end(bounded, err)
+	finish := func() ([]nodeapi.Reached, error) {
+		<-end
+		stop(nil)
+		<-guard.done
+		if len(k.reached) > 0 { // told also of a build that failed
+			r.add(nodeapi.BuildEvent{Reached: k.reached})
+		}
+		return k.reached, guard.explain(k.err)
 	}
 	if err != nil {
-		return nil, guard.explain(err)
+		_, err = finish()
+		return nil, err
 	}
 	defer b.tidyUp()
 	defer b.images.Hold()() // until the ledger knows what it is for
-	r.add(nodeapi.BuildEvent{Stage: "admit"})
-	layers, _, err := b.images.Admit(ctx, disk.out(), result.Image)
-	if err != nil {
-		return nil, err
-	}
 	p := b.provenance(in, app, receipt, what, result, started)
-	if err := b.addUsed(p, result.Used); err != nil {
+	if err := b.admit(bounded, p, k.disk, result, r); err != nil {
+		_, ferr := finish()
+		if ferr != nil { // a disk that is full is why
+			err = ferr
+		}
 		return nil, err
 	}
-	r.add(nodeapi.BuildEvent{Stage: "sbom"})
-	if err := b.sbom(ctx, p, layers, r); err != nil {
+	r.add(nodeapi.BuildEvent{Stage: "end"}) // of the builder, as far as somebody still waits for it
+	reached, err := finish()
+	if err != nil {
 		return nil, err
 	}
 	if _, err := b.ledger.Admit(ctx, in.Build, in.Cause, p); err != nil {
@@ -302,6 +317,19 @@ func (b *builds) perform(ctx context.Context, in nodeapi.Build, r *buildRun) (*n
 		done.Own = result.Own
 	}
 	return done, err
+}
+
+// admit takes the image into the store, and writes down what it is made of.
+func (b *builds) admit(ctx context.Context, p *statement.Provenance, disk *disk, result *bulwark.BuildResult, r *buildRun) error {
+	layers, _, err := b.images.Admit(ctx, disk.out(), result.Image)
+	if err != nil {
+		return err
+	}
+	if err := b.addUsed(p, result.Used); err != nil {
+		return err
+	}
+	r.add(nodeapi.BuildEvent{Stage: "sbom"})
+	return b.sbom(ctx, p, layers, r)
 }
 
 func builtOf(p *statement.Provenance, reached []nodeapi.Reached) (*nodeapi.Built, error) {
@@ -324,70 +352,6 @@ func (b *builds) provenance(in nodeapi.Build, app *ledger.App, receipt *ledger.R
 	return p
 }
 
-// builder runs the builder container and returns its word, and what it reached. The image's blobs are on the disk.
-func (b *builds) builder(ctx context.Context, id bulwark.BuildID, app *ledger.App, dir string, disk *disk, what *sourced, r *buildRun) (*bulwark.BuildResult, []nodeapi.Reached, error) {
-	fail := func(err error) (*bulwark.BuildResult, []nodeapi.Reached, error) { return nil, nil, err }
-	uid, err := b.config.UID(app.Block)
-	if err != nil {
-		return fail(err)
-	}
-	rootfs, err := b.rootfs(ctx, id, uid)
-	if err != nil {
-		return fail(err)
-	}
-	defer b.images.Unmount(rootfs)
-	secrets, err := b.ledger.BuildSecrets(ctx, app.ID)
-	if err != nil {
-		return fail(err)
-	}
-	registries, err := b.registries(ctx)
-	if err != nil {
-		return fail(err)
-	}
-	stdin, err := b.job(id, app, what, secrets, registries)
-	if err != nil {
-		return fail(err)
-	}
-	source, archive := what.files(dir)
-	spec := buildspec.Spec(buildspec.Options{Rootfs: rootfs, UIDBase: uid, Programs: b.config.Programs, Source: source, Import: archive,
-		State: disk.state(), Output: disk.out(), Bases: b.config.Bases, CA: b.config.CA, CgroupPath: b.config.Cgroup + "/" + string(id), CgroupV1: cgroupV1()})
-	report, err := b.reach(ctx, id, app)
-	if err != nil {
-		return fail(err)
-	}
-	read, write := io.Pipe()
-	var errText bytes.Buffer
-	_, err = b.engine.Run(ctx, string(id), spec, containerd.Options{
-		Network: report.connect,
-		IO:      cio.NewCreator(cio.WithStreams(stdin, write, &limited{w: &errText, n: 64 << 10}), cio.WithFIFODir(dir)),
-	})
-	if err != nil {
-		return fail(errors.Join(err, report.close()))
-	}
-	ended := make(chan error, 1)
-	go func() {
-		code, err := b.engine.Wait(ctx, string(id))
-		if rerr := b.engine.RemoveID(context.WithoutCancel(ctx), string(id)); err == nil {
-			err = rerr // Remove also waits for the last of the output
-		}
-		if err == nil && code != 0 {
-			b.log.Info("builder ended", "build", id, "code", code, "stderr", errText.String())
-		}
-		write.Close()
-		ended <- err
-	}()
-	result, perr := readEvents(read, r)
-	read.Close()
-	if err := <-ended; err != nil && perr == nil {
-		perr = err
-	}
-	reached := report.finish(ctx)
-	if perr == nil && result == nil {
-		perr = bulwark.Fail(bulwark.KindFailed, "The builder ended without a result.", "It may have run out of memory; push again.", errors.New(errText.String()))
-	}
-	return result, reached, perr
-}
-
 // tidyUp has the node look for what nobody needs any more.
 func (b *builds) tidyUp() {
 	select {
@@ -402,83 +366,9 @@ func (b *builds) closeDisk(k *disk) {
 	}
 }
 
-// job is what the builder reads on its standard input: the job and the values of the build secrets.
-func (b *builds) job(id bulwark.BuildID, app *ledger.App, what *sourced, secrets map[bulwark.ConfigName][]byte, registries []bulwark.ImageRegistry) (io.Reader, error) {
-	j := bulwark.BuildJob{Build: id, App: app.Name, Source: buildspec.SourceDir, State: buildspec.StateDir, Output: buildspec.OutputDir,
-		Bases: buildspec.BasesDir, Proxy: "http://" + buildspec.ProxyAddr, Go: b.config.Toolchains.Go, NPM: b.config.Toolchains.NPM,
-		Images: registries}
-	if b.config.CA != "" {
-		j.CA = buildspec.CAFile
-	}
-	if what.Import {
-		j.Source, j.Import, secrets = "", buildspec.ImportTar, nil // nothing is built, so nothing asks for a secret
-	}
-	values := map[bulwark.ConfigName]string{}
-	for name, v := range secrets {
-		j.Secrets = append(j.Secrets, name)
-		values[name] = string(v)
-	}
-	var buf bytes.Buffer
-	enc := json.NewEncoder(&buf)
-	if err := enc.Encode(j); err != nil {
-		return nil, err
-	}
-	return &buf, enc.Encode(values)
-}
-
-// way is a builder's way out: a socket in its own namespace at which the egress proxy answers.
-type way struct {
-	client *egress.Client
-	id     bulwark.BuildID
-	ctx    context.Context
-	policy egress.Policy
-}
-
-func (b *builds) reach(ctx context.Context, id bulwark.BuildID, app *ledger.App) (*way, error) {
-	c, err := egress.Dial(b.config.Egress)
-	if err != nil {
-		return nil, err
-	}
-	w := &way{client: c, id: id, ctx: ctx, policy: egress.Policy{App: app.Name}}
-	if w.policy.Allow, err = b.rules(ctx); err != nil {
-		return nil, errors.Join(err, c.Close())
-	}
-	return w, nil
-}
-
-func (w *way) connect(pid int) error {
-	if err := network.Loopback(pid); err != nil {
-		return err
-	}
-	l, err := network.Listen(pid, buildspec.ProxyAddr)
-	if err != nil {
-		return err
-	}
-	defer l.Close()
-	return w.client.Register(w.ctx, w.id, l, w.policy)
-}
-
-func (w *way) close() error { return w.client.Close() }
-
-// finish takes the way down and tells what was reached.
-func (w *way) finish(ctx context.Context) []nodeapi.Reached {
-	defer w.client.Close()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-	defer cancel()
-	report, err := w.client.Release(ctx, w.id)
-	if err != nil {
-		return nil
-	}
-	var out []nodeapi.Reached
-	for _, e := range report.Entries {
-		out = append(out, nodeapi.Reached{Host: e.Host, Port: e.Port, Allowed: e.Verdict == egress.Reached, Count: e.Count,
-			Reason: string(e.Reason), Bytes: e.Up + e.Down})
-	}
-	return out
-}
-
 // readEvents reads a builder's lines; it is hostile, so they are bounded in length and number.
-func readEvents(from io.Reader, r *buildRun) (*bulwark.BuildResult, error) {
+// The first result is the one that counts; it is sent at once.
+func readEvents(from io.Reader, r *buildRun, first chan<- *bulwark.BuildResult) (*bulwark.BuildResult, error) {
 	const maxLine, maxLog = 1 << 20, 12 << 20
 	lines := bufio.NewScanner(from)
 	lines.Buffer(nil, maxLine)
@@ -496,9 +386,10 @@ func readEvents(from io.Reader, r *buildRun) (*bulwark.BuildResult, error) {
 			failed = bulwark.Fail(bulwark.KindFailed, cut(clean(e.Error.Message)), cut(clean(e.Error.Hint)), nil)
 		case e.Result != nil:
 			if result == nil {
-				r.add(nodeapi.BuildEvent{Stage: "end"}) // of the builder
+				result = e.Result
+				r.add(nodeapi.BuildEvent{Stage: "admit"})
+				first <- result
 			}
-			result = e.Result
 		case total < maxLog && (e.Log != "" || e.Stage != ""):
 			if total += len(lines.Bytes()) + 64; total >= maxLog {
 				e.Log = "(the rest of the log is cut)"

@@ -86,7 +86,7 @@ func TestHoleValuesArriveAsTheyWereSet(t *testing.T) {
 
 // A builder's failure is shown in people's terminals like its log.
 func TestHoleBuilderErrorDrivesATerminal(t *testing.T) {
-	_, err := readEvents(strings.NewReader(`{"error":{"kind":"failed","message":"\u001b]0;owned\u0007\u001b[2J","hint":"\u001b[8m"}}`), &buildRun{})
+	_, err := readEvents(strings.NewReader(`{"error":{"kind":"failed","message":"\u001b]0;owned\u0007\u001b[2J","hint":"\u001b[8m"}}`), &buildRun{}, make(chan *bulwark.BuildResult, 1))
 	if e := asError(err); strings.ContainsRune(e.Message+e.Hint, '\x1b') {
 		t.Fatalf("%q", e.Message)
 	}
@@ -95,7 +95,7 @@ func TestHoleBuilderErrorDrivesATerminal(t *testing.T) {
 // A builder prints events with nothing in them: two bytes each, and the root process keeps some fifty for each.
 func TestHoleEmptyEvents(t *testing.T) {
 	r := &buildRun{}
-	_, err := readEvents(strings.NewReader(strings.Repeat("{}\n", 500_000)), r)
+	_, err := readEvents(strings.NewReader(strings.Repeat("{}\n", 500_000)), r, make(chan *bulwark.BuildResult, 1))
 	must(t, err)
 	if len(r.events) > 200_000 {
 		t.Fatalf("%d events of 1.5 MB of output are kept; 12 MB are taken", len(r.events))
@@ -172,7 +172,7 @@ func TestHoleTwoSourcesAtATime(t *testing.T) {
 	must(t, err)
 	b, dir, uid := unpacking(t)
 	l, push := pushedLedger(t)
-	b.ledger, b.log, b.runs, b.slots = l, slog.New(slog.DiscardHandler), map[bulwark.BuildID]*buildRun{}, make(chan struct{}, 1)
+	b.ledger, b.log, b.runs, b.slots = l, slog.New(slog.DiscardHandler), map[bulwark.BuildID]*buildRun{}, make(chan struct{}) // no room for a builder
 	b.disks = newDisks(t, dir)
 	b.config.Dir, b.config.Git, b.config.UID = dir, git, func(uint32) (uint32, error) { return uid, nil }
 	id := bulwark.NewBuildID()

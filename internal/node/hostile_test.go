@@ -59,7 +59,7 @@ func TestReadEvents(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := &buildRun{}
-			got, err := readEvents(strings.NewReader(c.out), r)
+			got, err := readEvents(strings.NewReader(c.out), r, make(chan *bulwark.BuildResult, 1))
 			if (err != nil) != c.fails || len(r.events) != c.events || (got == nil) != (c.image == "") || got != nil && got.Image != c.image {
 				t.Fatalf("%+v, %v, %d events", got, err, len(r.events))
 			}
@@ -71,7 +71,7 @@ func TestReadEvents(t *testing.T) {
 func TestReadEventsIsBounded(t *testing.T) {
 	line := `{"log":"` + strings.Repeat("x", 1000) + `"}` + "\n"
 	r := &buildRun{}
-	if _, err := readEvents(strings.NewReader(strings.Repeat(line, 20_000)), r); err != nil {
+	if _, err := readEvents(strings.NewReader(strings.Repeat(line, 20_000)), r, make(chan *bulwark.BuildResult, 1)); err != nil {
 		t.Fatal(err)
 	}
 	kept := 0

@@ -210,7 +210,7 @@ func (n *Node) openBuilds(ctx context.Context, store *images.Store, engine *cont
 	if err != nil {
 		return err
 	}
-	n.builds = &builds{ledger: n.ledger, images: store, engine: engine, log: c.Log, runs: map[bulwark.BuildID]*buildRun{}, built: make(chan struct{}, 1),
+	n.builds = &builds{ledger: n.ledger, images: store, engine: engine, log: c.Log, runs: map[bulwark.BuildID]*buildRun{}, waiting: earlyBuilder{busy: map[bulwark.AppID]int{}}, built: make(chan struct{}, 1),
 		slots: make(chan struct{}, max(1, runtime.NumCPU()/2)),
 		config: buildConfig{Dir: c.BuildDir, Bases: c.Bases, Programs: filepath.Join(c.Libexec, "builder"), CA: ca, Egress: c.Sockets.Egress,
 			Rootfs: filepath.Join(c.RunDir, "rootfs"), Cgroup: c.BuildCgroup, Git: git, Unpack: filepath.Join(c.Libexec, "bulwark-unpack"), Cells: cells, Toolchains: c.Toolchains,

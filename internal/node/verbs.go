@@ -62,11 +62,15 @@ func (n *Node) routes() http.Handler {
 		}
 		if err == nil && r.Kind == statement.KindAppDestroy {
 			n.instances.endOnce(r.App)
+			go n.builds.dismissOf(r.App)
 		}
 		return r, err
 	})
 	verb(n, mux, "nonce", func(ctx context.Context, in nodeapi.Push) (*nodeapi.Nonce, error) {
 		seed, err := n.ledger.Nonce(ctx, in.App)
+		if err == nil {
+			n.builds.earlyOf(ctx, in.App)
+		}
 		return &nodeapi.Nonce{Seed: seed}, err
 	})
 	verb(n, mux, "push", func(ctx context.Context, in nodeapi.Push) (*nodeapi.Receipt, error) {
@@ -119,7 +123,7 @@ func (n *Node) routes() http.Handler {
 		if err := onlyRoot(ctx); err != nil {
 			return nil, err
 		}
-		return nil, n.instances.halt(ctx)
+		return nil, n.halt(ctx)
 	})
 	verb(n, mux, "build/cancel", func(_ context.Context, in nodeapi.Build) (*struct{}, error) {
 		n.builds.cancel(in.Build)
@@ -181,6 +185,17 @@ func (n *Node) refuse(w http.ResponseWriter, err error) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(http.StatusUnprocessableEntity)
 	_ = json.NewEncoder(w).Encode(e)
+}
+
+// halt ends all instances and builders, before the platform is stopped.
+func (n *Node) halt(ctx context.Context) error {
+	building := make(chan error, 1)
+	go func() { building <- n.builds.halt(ctx) }()
+	err := n.instances.halt(ctx)
+	if err = errors.Join(err, <-building); err != nil {
+		n.builds.resume()
+	}
+	return err
 }
 
 // promote raises the high-water mark to a generation that the node has itself seen healthy.

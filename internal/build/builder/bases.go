@@ -20,7 +20,7 @@ import (
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// The bases that planners build on. Each is a directory of BuildJob.Bases.
+// The bases that planners build on. Each is a directory of BuildSetup.Bases.
 const (
 	baseRun         = "run"
 	baseGo          = "go"
@@ -40,7 +40,7 @@ type base struct {
 	labels map[string]string
 }
 
-// bases opens base images in BuildJob.Bases. The directory is ours and read-only.
+// bases opens base images in BuildSetup.Bases. The directory is ours and read-only.
 type bases struct {
 	dir    string
 	stores map[string]content.Store // those in use, by name

@@ -21,20 +21,18 @@ type Config struct {
 	Static    string // program that serves a static site; copied into the images of static sites
 	Runtime   string // directory for sockets, on a tmpfs
 
-	Stdin  io.Reader // one line with a bulwark.BuildJob, one with the build secrets
+	Stdin  io.Reader // a line each: a bulwark.BuildSetup; maybe much later, a bulwark.BuildJob and the build secrets
 	Stdout io.Writer // bulwark.BuildEvent lines
 	Stderr io.Writer // for the operator; never shown to a user
 }
 
 // Run does one build and returns the exit code: 0 for success, 1 for a failure of the app, 2 for one of ours. When ctx
-// ends, the build is cancelled and Run returns soon after.
+// ends, the build is cancelled and Run returns soon after. A builder that gets no job has nothing to say, and returns 0.
 func Run(ctx context.Context, c Config) int {
-	job, secrets, err := readJob(c.Stdin)
-	ev := newEvents(c.Stdout, newRedactor(secrets))
-	if err == nil {
-		if err = run(ctx, c, job, secrets, ev); err == nil {
-			return 0
-		}
+	ev := newEvents(c.Stdout, newRedactor(nil))
+	err := prepare(ctx, c, &ev)
+	if err == nil || errors.Is(err, errNoJob) {
+		return 0
 	}
 	if ctx.Err() != nil {
 		err = bulwark.Fail(bulwark.KindCanceled, "The build was cancelled.", "", err)
@@ -42,9 +40,36 @@ func Run(ctx context.Context, c Config) int {
 	return ev.fail(err, c.Stderr)
 }
 
+// prepare starts BuildKit, waits for the job and does it. The events that are written from the job on hide its secrets.
+func prepare(ctx context.Context, c Config, ev **events) error {
+	in := newInput(c.Stdin)
+	setup, err := in.setup()
+	if err != nil {
+		return err
+	}
+	clearLeftovers(setup.State)
+	begin := time.Now()
+	took := func(what string) {
+		fmt.Fprintf(c.Stderr, "%4d ms: %s\n", time.Since(begin).Milliseconds(), what)
+	}
+	d, err := startDaemon(c, setup)
+	if err != nil {
+		return err
+	}
+	defer took("buildkitd has ended")
+	defer d.stop()
+	j, secrets, err := in.job()
+	*ev = newEvents(c.Stdout, newRedactor(secrets))
+	if err != nil {
+		return err
+	}
+	took("the job is there")
+	return run(ctx, c, d, &job{*setup, *j}, secrets, *ev, took)
+}
+
 // run does the build and writes its result. The result comes before BuildKit is stopped: the blobs are all written by
 // then, and the node can go on.
-func run(ctx context.Context, c Config, job *bulwark.BuildJob, secrets map[string]string, ev *events) error {
+func run(ctx context.Context, c Config, d *daemon, job *job, secrets map[string]string, ev *events, took func(string)) error {
 	if job.Import != "" {
 		result, err := importImage(ctx, job, ev)
 		if err == nil {
@@ -52,18 +77,6 @@ func run(ctx context.Context, c Config, job *bulwark.BuildJob, secrets map[strin
 		}
 		return err
 	}
-	clearLeftovers(job.State)
-	begin := time.Now()
-	took := func(what string) {
-		fmt.Fprintf(c.Stderr, "%4d ms: %s\n", time.Since(begin).Milliseconds(), what)
-	}
-	d, err := startDaemon(c, job)
-	if err != nil {
-		return err
-	}
-	defer took("buildkitd has ended")
-	defer d.stop()
-
 	ev.stage("detect")
 	p := &planning{job: job, config: c, secrets: secrets, bases: newBases(job.Bases), ev: ev}
 	r, err := p.plan(ctx)

@@ -65,7 +65,7 @@ type daemon struct {
 }
 
 // startDaemon starts buildkitd and returns at once.
-func startDaemon(c Config, job *bulwark.BuildJob) (*daemon, error) {
+func startDaemon(c Config, job *bulwark.BuildSetup) (*daemon, error) {
 	dir, err := os.MkdirTemp(c.Runtime, "buildkit-")
 	if err != nil {
 		return nil, err

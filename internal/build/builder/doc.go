@@ -4,7 +4,7 @@
 //
 // # What it promises
 //
-//   - A build that succeeds prints a Result whose image lies in BuildJob.Output, by digest; one that fails prints an Error
+//   - A build that succeeds prints a Result whose image lies in BuildSetup.Output, by digest; one that fails prints an Error
 //     that says what is wrong, where (file and line), and what to do next. Exit codes: 0, 1 for the app's failure, 2 for
 //     ours.
 //   - Build secrets reach only steps that ask for them, and neither the image nor the log.
@@ -14,7 +14,7 @@
 //
 // # What an attacker who owns it could do
 //
-// Spoil the image, the plan and the log of this one app, and its cache in BuildJob.State, which no other app and no
+// Spoil the image, the plan and the log of this one app, and its cache in BuildSetup.State, which no other app and no
 // other trust class of the same app ever sees; learn the build secrets that the app's owners gave to this build; talk to
 // what the proxy allows. It holds no key and no address of the platform, and its network has no other way out.
 //

@@ -38,7 +38,7 @@ func importLimits() limits {
 // Nothing of the archive ever becomes a path: its entries must have the names that an OCI layout has, and blobs go into
 // the store under the digest that their content has. Every layer is read through to its end here, in a process that may be
 // lost, so that a bomb, a device or a path with ".." is found before anybody unpacks it.
-func importImage(ctx context.Context, job *bulwark.BuildJob, ev *events) (*bulwark.BuildResult, error) {
+func importImage(ctx context.Context, job *job, ev *events) (*bulwark.BuildResult, error) {
 	ev.stage("import")
 	ev.heading("Importing an image")
 	f, err := os.Open(job.Import)

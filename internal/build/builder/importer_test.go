@@ -102,7 +102,7 @@ func importOf(t testing.TB, archive string) (*bulwark.BuildResult, error) {
 	if err := os.WriteFile(file, []byte(archive), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	return importImage(context.Background(), &bulwark.BuildJob{Import: file, Output: filepath.Join(dir, "out")}, newEvents(io.Discard, newRedactor(nil)))
+	return importImage(context.Background(), &job{bulwark.BuildSetup{Output: filepath.Join(dir, "out")}, bulwark.BuildJob{Import: file}}, newEvents(io.Discard, newRedactor(nil)))
 }
 
 func goodImage(t testing.TB) image {

@@ -427,20 +427,34 @@ func TestGoProcesses(t *testing.T) {
 	}
 }
 
-func TestReadJob(t *testing.T) {
+func TestInput(t *testing.T) {
+	const setup = `{"state":"s","output":"o","bases":"b"}` + "\n"
+	read := func(text string) (*bulwark.BuildSetup, *bulwark.BuildJob, map[string]string, error) {
+		in := newInput(strings.NewReader(text))
+		s, err := in.setup()
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		j, secrets, err := in.job()
+		return s, j, secrets, err
+	}
 	for in, want := range map[string]string{
-		"":                      "read the build job",
-		"{}\n":                  "read the line of build secrets",
-		"{\n{}\n":               "not well formed",
-		"{}\n{}\n":              "lacks a directory",
-		"{}\n{\"A\": secret}\n": "not well formed",
-		`{"state":"s","output":"o","bases":"b","secrets":["A"]}` + "\n{}\n": "the build secret A has no value",
+		"":                              "read the builder's setup",
+		"{}\n":                          "lacks a directory",
+		"{\n{}\n":                       "setup is not well formed",
+		setup:                           "no job came",
+		setup + "{}\n":                  "read the line of build secrets",
+		setup + "{}\n{}\n":              "names no source, or two",
+		setup + "{\n{}\n":               "build job is not well formed",
+		setup + "{}\n{\"A\": secret}\n": "not well formed",
+		setup + `{"source":"s","secrets":["A"]}` + "\n{}\n": "the build secret A has no value",
 	} {
-		if _, _, err := readJob(strings.NewReader(in)); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), ": secret") {
+		if _, _, _, err := read(in); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), ": secret") {
 			t.Errorf("%q: %v, want %q", in, err, want)
 		}
 	}
-	if job, secrets, err := readJob(strings.NewReader(`{"state":"s","output":"o","bases":"b","secrets":["A"]}` + "\n" + `{"A":"v"}`)); err != nil || job.State != "s" || secrets["A"] != "v" {
-		t.Errorf("%+v %v %v", job, secrets, err)
+	s, j, secrets, err := read(setup + `{"source":"src","secrets":["A"]}` + "\n" + `{"A":"v"}`)
+	if err != nil || s.State != "s" || j.Source != "src" || secrets["A"] != "v" {
+		t.Errorf("%+v %+v %v %v", s, j, secrets, err)
 	}
 }

@@ -56,7 +56,7 @@ func firstOf(names ...string) func(*tree) string {
 
 // planning is one build on its way from a tree to a recipe and through BuildKit.
 type planning struct {
-	job     *bulwark.BuildJob
+	job     *job
 	config  Config
 	secrets map[string]string
 	bases   *bases

@@ -134,7 +134,7 @@ func checkResolve(t *testing.T, from, proxy, ca, want string) {
 	if err != nil || len(found) != 1 {
 		t.Fatalf("%s: %v, %v", from, found, err)
 	}
-	p := &planning{job: &bulwark.BuildJob{Proxy: proxy, Images: images}}
+	p := &planning{job: &job{BuildSetup: bulwark.BuildSetup{Proxy: proxy, Images: images}}}
 	err = p.resolveImage(t.Context(), "Dockerfile", &found[0])
 	if want == "" {
 		if err != nil || found[0].pinned() != from+"@sha256:"+strings.Repeat("a", 64) {
@@ -166,7 +166,7 @@ func TestResolveImageEnds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &planning{job: &bulwark.BuildJob{Proxy: "http://" + ln.Addr().String()}}
+	p := &planning{job: &job{BuildSetup: bulwark.BuildSetup{Proxy: "http://" + ln.Addr().String()}}}
 	if err := p.resolveImage(ctx, "Dockerfile", &found[0]); err != context.Canceled {
 		t.Errorf("%v", err)
 	}

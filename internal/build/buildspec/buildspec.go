@@ -22,14 +22,19 @@ import (
 // Where the builder finds things inside its container. All lie on one small tmpfs, so that the read-only root needs no
 // mount points of ours.
 const (
-	SourceDir = "/run/bulwark/src"    // BuildJob.Source, read-only
-	StateDir  = "/run/bulwark/state"  // BuildJob.State, the app's own cache
-	OutputDir = "/run/bulwark/out"    // BuildJob.Output, a content store
-	BasesDir  = "/run/bulwark/bases"  // BuildJob.Bases, read-only
-	CAFile    = "/run/bulwark/ca.pem" // BuildJob.CA, read-only
-	ImportTar = "/run/bulwark/import" // BuildJob.Import, read-only
+	InDir     = "/run/bulwark/in"     // what the job brings, read-only: Src or Import appears in it
+	StateDir  = "/run/bulwark/state"  // BuildSetup.State, the app's own cache
+	OutputDir = "/run/bulwark/out"    // BuildSetup.Output, a content store
+	BasesDir  = "/run/bulwark/bases"  // BuildSetup.Bases, read-only
+	CAFile    = "/run/bulwark/ca.pem" // BuildSetup.CA, read-only
 	Programs  = "/run/bulwark/bin"    // bulwark-builder and bulwark-static, read-only
 	ProxyAddr = "127.0.0.1:3128"      // where the proxy's socket has to listen inside
+)
+
+// Names in InDir.
+const (
+	Src    = "src"        // the measured source tree, BuildJob.Source
+	Import = "import.tar" // an OCI archive, BuildJob.Import
 )
 
 // IDs is how many user and group ids a builder's user namespace maps: the app's own image may own files by any id of
@@ -43,12 +48,11 @@ type Options struct {
 	Args    []string // default: bulwark-builder alone
 
 	Programs string // directory with bulwark-builder and bulwark-static, static binaries of this version
-	Source   string // measured source tree
+	In       string // directory in which the source appears
 	State    string // directory on a real file system (overlayfs works there), kept between an app's builds
 	Output   string // empty or kept content store
 	Bases    string // OCI layouts of the bases
 	CA       string // optional: file with certificate authorities
-	Import   string // optional: OCI archive
 
 	Hostname   string // default "builder"
 	CgroupPath string
@@ -133,18 +137,13 @@ func Mounts(o Options) []specs.Mount {
 		// Without nodev: overlayfs notes a deleted file as a character device 0:0, which a user namespace may make. No other
 		// device can be made there. Without noexec and nosuid: build steps run from here, as in any image.
 		{Destination: StateDir, Type: "bind", Source: o.State, Options: []string{"rbind"}},
+		bind(o.In, InDir, "ro", "noexec"),
 		bind(o.Output, OutputDir, "noexec"),
 		bind(o.Bases, BasesDir, "ro", "noexec"),
 		bind(o.Programs, Programs, "ro"),
 	}
-	if o.Source != "" {
-		m = append(m, bind(o.Source, SourceDir, "ro", "noexec"))
-	}
 	if o.CA != "" {
 		m = append(m, bind(o.CA, CAFile, "ro", "noexec"))
-	}
-	if o.Import != "" {
-		m = append(m, bind(o.Import, ImportTar, "ro", "noexec"))
 	}
 	if o.CgroupV1 {
 		m = append(m, specs.Mount{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"nosuid", "noexec", "nodev", "ro"}})

@@ -10,7 +10,7 @@ import (
 
 // TestSpec states what the walls of a builder are, so that none goes by accident.
 func TestSpec(t *testing.T) {
-	s := Spec(Options{Rootfs: "/rootfs", UIDBase: 1 << 20, Programs: "/programs", Source: "/src", State: "/state", Output: "/out", Bases: "/bases", CA: "/ca", Import: "/tar", CgroupV1: true})
+	s := Spec(Options{Rootfs: "/rootfs", UIDBase: 1 << 20, Programs: "/programs", In: "/in", State: "/state", Output: "/out", Bases: "/bases", CA: "/ca", CgroupV1: true})
 	if !s.Root.Readonly || !s.Process.NoNewPrivileges || s.Process.User.UID != 0 {
 		t.Error("the root is writable, or privileges can be gained")
 	}
@@ -34,7 +34,7 @@ func TestSpec(t *testing.T) {
 	for _, m := range s.Mounts {
 		readonly := slices.Contains(m.Options, "ro")
 		switch m.Destination {
-		case SourceDir, BasesDir, CAFile, ImportTar, Programs, "/sys", "/sys/fs/cgroup":
+		case InDir, BasesDir, CAFile, Programs, "/sys", "/sys/fs/cgroup":
 			if !readonly {
 				t.Errorf("%s is writable", m.Destination)
 			}

@@ -197,11 +197,11 @@ func TestBadInput(t *testing.T) {
 	if out.Code != 1 || !strings.Contains(out.Error.Message, "cannot tell what language") {
 		t.Errorf("exit code %d, error %v", out.Code, out.Error)
 	}
-	out = run(t, app, buildertest.Build{Source: files(t, map[string]string{"index.html": "x"}), Edit: func(j *bulwark.BuildJob) { j.State = "" }})
+	out = run(t, app, buildertest.Build{Source: files(t, map[string]string{"index.html": "x"}), Edit: func(j *bulwark.BuildSetup) { j.State = "" }})
 	if out.Code != 2 || out.Error.Kind != bulwark.KindInternal || strings.Contains(out.Error.Message, "directory") {
 		t.Errorf("exit code %d, error %v", out.Code, out.Error)
 	}
-	out = run(t, app, buildertest.Build{Source: files(t, map[string]string{"index.html": "x"}), Edit: func(j *bulwark.BuildJob) { j.Bases = "/nowhere" }})
+	out = run(t, app, buildertest.Build{Source: files(t, map[string]string{"index.html": "x"}), Edit: func(j *bulwark.BuildSetup) { j.Bases = "/nowhere" }})
 	if out.Code != 2 || out.Error.Kind != bulwark.KindUnavailable {
 		t.Errorf("exit code %d, error %v", out.Code, out.Error)
 	}

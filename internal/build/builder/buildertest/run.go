@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -45,8 +46,8 @@ type Build struct {
 	Source  string // must be readable by all
 	Import  string
 	Secrets map[string]string
-	Edit    func(*bulwark.BuildJob) // optional
-	Allow   []string                // hosts that the proxy lets through; nil for the registries of this host
+	Edit    func(*bulwark.BuildSetup) // optional
+	Allow   []string                  // hosts that the proxy lets through; nil for the registries of this host
 	OnEvent func(bulwark.BuildEvent)
 	Args    []string // another program, to look at the container
 }
@@ -90,7 +91,11 @@ func (a *App) Run(ctx context.Context, b Build) (*Outcome, error) {
 	c := &container{runc: a.Host.Runc, dir: dir, id: "buildertest-" + filepath.Base(dir)}
 	defer c.runcDo("delete", "--force", c.id)
 	out := &Outcome{}
-	pid, stdin, stdout, err := c.create(a.spec(b, c.id))
+	in, err := bring(dir, b)
+	if err != nil {
+		return nil, err
+	}
+	pid, stdin, stdout, err := c.create(a.spec(b, in, c.id))
 	if err != nil {
 		return nil, err
 	}
@@ -115,9 +120,9 @@ func (a *App) Run(ctx context.Context, b Build) (*Outcome, error) {
 		}
 	}()
 	var raw bytes.Buffer
-	in := bufio.NewReader(io.TeeReader(stdout, &raw))
+	lines := bufio.NewReader(io.TeeReader(stdout, &raw))
 	for {
-		line, err := in.ReadBytes('\n')
+		line, err := lines.ReadBytes('\n')
 		var ev bulwark.BuildEvent
 		if len(line) > 0 && json.Unmarshal(line, &ev) == nil {
 			out.Events, out.Times = append(out.Events, ev), append(out.Times, time.Since(begin))
@@ -149,11 +154,11 @@ func (a *App) Run(ctx context.Context, b Build) (*Outcome, error) {
 	return out, nil
 }
 
-func (a *App) spec(b Build, id string) buildspec.Options {
+func (a *App) spec(b Build, in, id string) buildspec.Options {
 	_, err := os.Stat("/sys/fs/cgroup/cgroup.controllers")
 	return buildspec.Options{
-		Rootfs: a.Host.Rootfs, UIDBase: UIDBase, Args: b.Args, Programs: a.Host.Programs, Source: b.Source, State: a.State, Output: a.Output,
-		Bases: a.Host.Bases, CA: caFile(), Import: b.Import, CgroupPath: "/bulwark-buildertest/" + id, CgroupV1: err != nil,
+		Rootfs: a.Host.Rootfs, UIDBase: UIDBase, Args: b.Args, Programs: a.Host.Programs, In: in, State: a.State, Output: a.Output,
+		Bases: a.Host.Bases, CA: caFile(), CgroupPath: "/bulwark-buildertest/" + id, CgroupV1: err != nil,
 	}
 }
 
@@ -175,28 +180,48 @@ func (a *App) allow(b Build) []string {
 
 func (a *App) send(stdin io.WriteCloser, b Build) error {
 	defer stdin.Close()
-	job := bulwark.BuildJob{
-		Build: bulwark.NewBuildID(), App: "test", Source: buildspec.SourceDir, State: buildspec.StateDir, Output: buildspec.OutputDir,
-		Bases: buildspec.BasesDir, Proxy: "http://" + buildspec.ProxyAddr, NPM: a.Host.NPM, Go: a.Host.Go,
-	}
+	setup := bulwark.BuildSetup{State: buildspec.StateDir, Output: buildspec.OutputDir,
+		Bases: buildspec.BasesDir, Proxy: "http://" + buildspec.ProxyAddr, NPM: a.Host.NPM, Go: a.Host.Go}
 	if caFile() != "" {
-		job.CA = buildspec.CAFile
+		setup.CA = buildspec.CAFile
 	}
+	job := bulwark.BuildJob{Build: bulwark.NewBuildID(), App: "test"}
 	if b.Import != "" {
-		job.Import = buildspec.ImportTar
+		job.Import = path.Join(buildspec.InDir, buildspec.Import)
+	} else {
+		job.Source = path.Join(buildspec.InDir, buildspec.Src)
 	}
 	for name := range b.Secrets {
 		job.Secrets = append(job.Secrets, bulwark.ConfigName(name))
 	}
 	if b.Edit != nil {
-		b.Edit(&job)
+		b.Edit(&setup)
 	}
 	secrets := b.Secrets
 	if secrets == nil {
 		secrets = map[string]string{}
 	}
 	enc := json.NewEncoder(stdin)
-	return errors.Join(enc.Encode(job), enc.Encode(secrets))
+	return errors.Join(enc.Encode(setup), enc.Encode(job), enc.Encode(secrets))
+}
+
+// bring lays the source where the builder finds it.
+func bring(dir string, b Build) (string, error) {
+	in := filepath.Join(dir, "in")
+	if err := os.Mkdir(in, 0o755); err != nil {
+		return "", err
+	}
+	from, to := b.Source, filepath.Join(in, buildspec.Src)
+	if b.Import != "" {
+		from, to = b.Import, filepath.Join(in, buildspec.Import)
+	}
+	if from == "" {
+		return in, nil
+	}
+	if out, err := exec.Command("cp", "-a", from, to).CombinedOutput(); err != nil {
+		return "", fmt.Errorf("cp: %w: %s", err, out)
+	}
+	return in, errors.Join(os.Chmod(dir, 0o755), os.Chmod(in, 0o755))
 }
 
 // caFile is the bundle that this host's way out needs.
