@@ -52,6 +52,7 @@ import (
 //	up [plain]                       start the supervisor again after it was killed; plain: by its root alone
 //	restart PROCESS                  have the supervisor replace a process
 //	gone D TEXT                      no process of the installation has TEXT in its command line, or soon has not
+//	many D N TEXT                    N processes have
 //	waiting D APP N                  N pushes to the app wait for another one
 //	settled D APP                    nothing of the app is under way
 //	another NAME                     play on with another installation, made anew or (main) the shared one
@@ -75,7 +76,7 @@ func commands() map[string]func(*testscript.TestScript, bool, []string) {
 		"load":   loadCommand,
 		"status": status, "kill9": kill9, "back": back, "up": up, "another": another,
 		"nowhere": nowhere, "flip": flip, "attack": attack, "size": size, "random": random,
-		"gone": gone, "waiting": waiting, "settled": settled, "stopped": stopped, "restart": restart, "registry": registry, "image": image, "torn": torn, "confined": confined,
+		"gone": gone, "many": many, "waiting": waiting, "settled": settled, "stopped": stopped, "restart": restart, "registry": registry, "image": image, "torn": torn, "confined": confined,
 	}
 }
 
@@ -503,22 +504,6 @@ func stopped(ts *testscript.TestScript, _ bool, _ []string) {
 		}
 	}
 	ts.Check(s.on.down())
-}
-
-func gone(ts *testscript.TestScript, _ bool, args []string) {
-	if len(args) != 2 {
-		ts.Fatalf("usage: gone DURATION TEXT")
-	}
-	within, err := time.ParseDuration(args[0])
-	ts.Check(err)
-	ts.Check(poll(within, func() error {
-		for _, p := range of(ts).on.processes() {
-			if strings.Contains(p, args[1]) {
-				return errors.New("there still runs " + p)
-			}
-		}
-		return nil
-	}))
 }
 
 // waiting and settled look into the server's operations by what its API says of the app's builds.

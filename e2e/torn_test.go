@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -69,6 +70,44 @@ func torn(ts *testscript.TestScript, neg bool, args []string) {
 			if !strings.Contains(out, a) {
 				return fmt.Errorf("%q was acknowledged and is not in\n%s", a, out)
 			}
+		}
+		return nil
+	}))
+}
+
+func gone(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 2 {
+		ts.Fatalf("usage: gone DURATION TEXT")
+	}
+	within, err := time.ParseDuration(args[0])
+	ts.Check(err)
+	ts.Check(poll(within, func() error {
+		for _, p := range of(ts).on.processes() {
+			if strings.Contains(p, args[1]) {
+				return errors.New("there still runs " + p)
+			}
+		}
+		return nil
+	}))
+}
+
+func many(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 3 {
+		ts.Fatalf("usage: many DURATION NUMBER TEXT")
+	}
+	within, err := time.ParseDuration(args[0])
+	ts.Check(err)
+	want, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	ts.Check(poll(within, func() error {
+		n := 0
+		for _, p := range of(ts).on.processes() {
+			if strings.Contains(p, args[2]) {
+				n++
+			}
+		}
+		if n != want {
+			return fmt.Errorf("%d processes, not %d", n, want)
 		}
 		return nil
 	}))
