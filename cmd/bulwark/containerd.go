@@ -19,6 +19,7 @@ import (
 // a host's own containerd or Docker is not touched, and nothing that we do not use.
 func runContainerd(ctx context.Context, c *child) error {
 	i := c.inst
+	c.behindRequests()
 	// containerd and runc set modes of their own where they matter and count on the usual mask elsewhere: a control group
 	// that its own instance may not even look at makes runc inside a builder fail.
 	syscall.Umask(0o022)

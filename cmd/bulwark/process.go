@@ -113,11 +113,23 @@ func (c *child) unixListener(name string) (*net.UnixListener, error) {
 	return u, nil
 }
 
+// engineShares is what the engine and the node have of the processors together when others want them too; a program outside has
+// 1024. What they do for a rollout is a dozen programs that start at once: requests should not wait for those.
+const engineShares = 512
+
+// behindRequests has this process wait for those through which requests go.
+func (c *child) behindRequests() {
+	if err := cell.Join(c.inst.EngineCgroupName(), engineShares); err != nil {
+		c.log.Warn("starting instances has as much of the processors as serving requests", "error", err)
+	}
+}
+
 func runNode(ctx context.Context, c *child) error {
 	// What git and the builder's programs write is for the app's users to read; the node's own folder lets nobody in,
 	// and its keys have modes of their own.
 	syscall.Umask(0o022)
 	i := c.inst
+	c.behindRequests()
 	verbs, err := c.listener("verbs")
 	if err != nil {
 		return err

@@ -146,6 +146,10 @@ func (i *Installation) CgroupName() string { return i.account() }
 // have less of the processors than everything else on the machine. No installation's name has a dot.
 func (i *Installation) BuildCgroupName() string { return i.account() + ".builds" }
 
+// EngineCgroupName is the name of the control group of the processes that start and end instances: the engine, its shims and
+// the node. They have less of the processors than those through which requests go.
+func (i *Installation) EngineCgroupName() string { return i.account() + ".engine" }
+
 // Check makes the layout so: it makes what is missing, repairs owners and modes, and refuses what it must not touch. The
 // supervisor runs it at each start.
 func (i *Installation) Check() error {

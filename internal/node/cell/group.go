@@ -101,6 +101,18 @@ func Weigh(name string, shares uint64) error {
 	return write(dir, "cpu.weight", strconv.FormatUint(max(1, shares*100/1024), 10))
 }
 
+// Join puts this process, and what it starts from now on, into a control group with a share of the processors.
+func Join(name string, shares uint64) error {
+	if err := Weigh(name, shares); err != nil {
+		return err
+	}
+	dir := filepath.Join(root, "cpu", name)
+	if unified() {
+		dir = filepath.Join(root, name)
+	}
+	return write(dir, "cgroup.procs", "0") // who writes
+}
+
 type setting struct {
 	dir, file, value string
 	optional         bool // of kernels that account for swap
