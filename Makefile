@@ -71,11 +71,12 @@ check: check-tools ## the checks of the code alone, without the tests
 VERSION ?= $(shell git describe --tags --match 'v*' --always --dirty 2>/dev/null | sed 's/^v//')
 DIST := $(OUT)/dist
 # A package's programs lie in one directory, where `bulwark up` looks for the engine unless told otherwise.
-release: root deps engine-tools check-tools ## as root: a Debian package and a tarball, in build/dist
+release: root deps engine-tools check-tools ## as root: a Debian package, a tarball, and the base images, in build/dist
 	@rm -rf $(DIST) && $(MAKE) --no-print-directory build OUT=$(DIST)/stage
 	@install -m 0755 $(ENGINE_BIN)/* $(DIST)/stage/libexec/bulwark/
 	@cd packaging && ARCH=$$($(GO) env GOARCH) VERSION=$$(echo '$(VERSION)' | grep -E '^[0-9]' || echo '0.0.0~$(VERSION)') STAGE=$(DIST)/stage \
 		$(CHECK_BIN)/nfpm package --packager deb --target $(DIST)
 	@tar -C $(DIST)/stage --owner=0 --group=0 --sort=name --mtime=@$$(git log -1 --format=%ct 2>/dev/null || echo 0) \
 		-czf $(DIST)/bulwark_$(VERSION)_linux_$$($(GO) env GOARCH).tar.gz bin libexec
+	@$(MAKE) --no-print-directory -s bases ARCHIVE=$(DIST)
 	@rm -rf $(DIST)/stage && cd $(DIST) && sha256sum -- * > SHA256SUMS && cat SHA256SUMS

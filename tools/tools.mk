@@ -107,8 +107,10 @@ test-tools:
 	$(call once,$(TEST_BIN),\
 	$(call go-build,registry,0,registry,github.com/distribution/distribution/v3/cmd/registry,-ldflags '-s -w'))
 
-# Base images for tests, made once; "bulwark bases make" does the same on a server. Prints their directory.
+# Base images for tests and for a release, made once; "bulwark bases make" does the same on a server. Prints their directory;
+# with ARCHIVE=DIR it writes them into one file there, for "bulwark bases add".
 .PHONY: bases
+ARCHIVE ?=
 bases: engine-tools
 	@cd $(TOOLS_DIR)/.. && $(GO) run ./internal/base/makebases -dir $(BULWARK_CACHE)/bases \
-		-cache $(BULWARK_CACHE)/downloads -engine $(ENGINE_BIN)
+		-cache $(BULWARK_CACHE)/downloads -engine $(ENGINE_BIN) $(if $(ARCHIVE),-archive $(ARCHIVE))

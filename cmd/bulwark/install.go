@@ -16,6 +16,7 @@ import (
 
 	"github.com/bulwark-paas/bulwark"
 	"github.com/bulwark-paas/bulwark/internal/atomicfile"
+	"github.com/bulwark-paas/bulwark/internal/base"
 	"github.com/bulwark-paas/bulwark/internal/fdpass"
 	"github.com/bulwark-paas/bulwark/internal/install"
 	"github.com/bulwark-paas/bulwark/internal/supervise"
@@ -32,7 +33,7 @@ func installCommand(e *env) *cobra.Command {
 		Short: "Make an installation and its systemd unit, as root",
 		Long: `Makes the installation, or brings the one that is there into line, and writes the systemd unit that runs "bulwark up"
 for it. It starts nothing; it prints the commands that do.`,
-		Example: "  # bulwark install\n  # systemctl enable --now bulwark-main",
+		Example: "  # bulwark install\n  # bulwark bases add bulwark-bases_*_linux_amd64.tar\n  # systemctl enable --now bulwark-main",
 		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			o, err := opt.parse()
@@ -55,13 +56,25 @@ for it. It starts nothing; it prints the commands that do.`,
 			if err := atomicfile.Write(path, []byte(text), 0o644); err != nil {
 				return err
 			}
-			fmt.Fprintf(e.stdout, "Wrote %s. Start it with:\n  systemctl daemon-reload\n  systemctl enable --now %s\n", path, inst.UnitName())
+			fmt.Fprintf(e.stdout, "Wrote %s.\n", path)
+			if _, err := base.Find(inst.Bases); err != nil {
+				fmt.Fprintf(e.stdout, "Nothing can be built yet, there are no base images. Add those of the release with:\n  bulwark bases add FILE%s\n", atRoot(inst))
+			}
+			fmt.Fprintf(e.stdout, "Start it with:\n  systemctl daemon-reload\n  systemctl enable --now %s\n", inst.UnitName())
 			return nil
 		},
 	}
 	opt.flags(cmd)
 	cmd.Flags().StringVar(&units, "units", unitDir, "directory for the unit")
 	return cmd
+}
+
+// atRoot is the flag that names an installation in a command, for the one that is not at the usual place.
+func atRoot(inst *install.Installation) string {
+	if inst.Root == install.DefaultRoot {
+		return ""
+	}
+	return " --root " + inst.Root
 }
 
 // removeUnit removes the unit that installCommand wrote, and no other of the same name.

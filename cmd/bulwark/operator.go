@@ -257,26 +257,3 @@ func uninstallCommand(e *env) *cobra.Command {
 	cmd.Flags().BoolVar(&yes, "yes", false, "do it")
 	return cmd
 }
-
-func basesCommand(e *env) *cobra.Command {
-	bases := &cobra.Command{Use: "bases", Short: "The base images that apps are built and run on", Example: "  # bulwark bases make --dir /var/cache/bulwark/bases"}
-	var dir, engine, cache string
-	mk := &cobra.Command{
-		Use: "make", Short: "Make the base images from Debian's signed packages, as root", Example: "  # bulwark bases make", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			index, err := base.Make(cmd.Context(), dir, base.Options{EngineBin: engine, CacheDir: cache, Env: os.Environ()}, e.stderr)
-			if err != nil {
-				return err
-			}
-			for name, image := range index {
-				fmt.Fprintf(e.stdout, "%s %s\n", name, image.Digest)
-			}
-			return nil
-		},
-	}
-	mk.Flags().StringVar(&dir, "dir", "/var/cache/bulwark/bases", "where to put them")
-	mk.Flags().StringVar(&engine, "engine", install.DefaultEngine, "directory of runc and buildkitd")
-	mk.Flags().StringVar(&cache, "cache", "", "where to keep downloads")
-	bases.AddCommand(mk)
-	return bases
-}

@@ -95,7 +95,7 @@ func Find(dir string) (Index, error) {
 	}
 	if newest == nil {
 		return nil, bulwark.Fail(bulwark.KindNotFound, fmt.Sprintf("There are no base images in %s.", dir),
-			"Run \"bulwark bases make\" once on this machine; it takes some minutes.", nil)
+			"Add those of the release with \"bulwark bases add FILE\", or make them with \"bulwark bases make\".", nil)
 	}
 	return newest, nil
 }

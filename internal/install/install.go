@@ -172,7 +172,7 @@ func (i *Installation) merge(opt Options) error {
 	set(&i.Name, opt.Name, DefaultName)
 	set(&i.Domain, opt.Domain, DefaultDomain)
 	set(&i.EngineBin, opt.EngineBin, DefaultEngine)
-	set(&i.Bases, opt.Bases, filepath.Join(i.Root, "bases"))
+	set(&i.Bases, opt.Bases, i.BasesDir())
 	set(&i.Etc, opt.Etc, "")
 	set(&i.BuildDisk, opt.BuildDisk, 0)
 	set(&i.Ports.HTTP, opt.Ports.HTTP, 80)

@@ -62,9 +62,7 @@ func (i *Installation) Layout() Table {
 		dir(i.VolumeDir(), 0, 0o711),
 		dir(i.BuildDir(), 0, 0o711),
 		dir(i.BackupDir(), 0, 0o700),
-	}
-	if i.Bases == filepath.Join(i.Root, "bases") {
-		t = append(t, dir(i.Bases, 0, 0o755))
+		dir(i.BasesDir(), 0, 0o755), // public packages, read by builders
 	}
 	for s, owner := range map[Socket]uint32{
 		SupervisorSocket: 0,
@@ -105,6 +103,9 @@ func (i *Installation) BuildDir() string { return filepath.Join(i.Root, "builds"
 
 // BackupDir holds backups that stay on the machine.
 func (i *Installation) BackupDir() string { return filepath.Join(i.Root, "backups") }
+
+// BasesDir holds the base images that "bulwark bases add" brought, a directory per set of them.
+func (i *Installation) BasesDir() string { return filepath.Join(i.Root, "bases") }
 
 // Socket returns the path of a socket.
 func (i *Installation) Socket(s Socket) string { return filepath.Join(i.RunDir(), string(s)+".sock") }

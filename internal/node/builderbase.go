@@ -54,7 +54,7 @@ func (b *builds) warm(ctx context.Context) {
 func layoutDigest(dir string) (bulwark.Digest, error) {
 	raw, err := os.ReadFile(filepath.Join(dir, "index.json"))
 	if err != nil {
-		return "", bulwark.Fail(bulwark.KindUnavailable, "The base images are not here.", "On the machine, run bulwark bases make.", err)
+		return "", bulwark.Fail(bulwark.KindUnavailable, "The base images are not here.", "On the machine, run bulwark bases add with the file of the release.", err)
 	}
 	var index struct {
 		Manifests []struct {
