@@ -215,7 +215,7 @@ func (a *app) pick(tried []*instance) (i *instance, busy bool) {
 				if now == 0 {
 					now = time.Now().UnixNano()
 				}
-				if until > now {
+				if left := until - now; left > 0 && left <= int64(asideTime) { // longer: the clock was set back since
 					return false
 				}
 			}

@@ -169,7 +169,7 @@ func (c *Cron) advance(ctx context.Context, wg *sync.WaitGroup) {
 			c.m.do(wg, r.ID, func() { c.start(ctx, r) })
 		case seen && i.Phase.Over():
 			c.m.do(wg, r.ID, func() { c.finish(ctx, r, i.ExitCode, i.Reason) })
-		case !seen && c.m.knows() && c.now().Sub(r.Started) > seenFor:
+		case !seen && c.m.knows() && c.now().Sub(r.Started).Abs() > seenFor: // on either side: the clock may have been set back since
 			c.m.do(wg, r.ID, func() {
 				c.finish(ctx, r, -1, "it was lost with the machine's or the engine's restart, or its app was destroyed")
 			})

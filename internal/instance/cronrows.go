@@ -114,7 +114,7 @@ func activeCron(ctx context.Context, q app.Queryer) ([]CronRun, error) {
 
 // CronRuns returns the last runs of an app's jobs, newest first.
 func CronRuns(ctx context.Context, q app.Queryer, id bulwark.AppID) ([]CronRun, error) {
-	return cronRows(ctx, q, `app = ? ORDER BY due DESC, manual DESC`, id)
+	return cronRows(ctx, q, `app = ? ORDER BY rowid DESC`, id) // in the order of their making, whatever the clock said
 }
 
 // insertCron adds a run. One for a minute that has its run already is left out, one beside a run that goes on is skipped; it
@@ -137,7 +137,7 @@ func insertCron(tx *sql.Tx, r CronRun) (CronState, error) {
 		return "", err
 	}
 	_, err = tx.Exec(`DELETE FROM cron_run WHERE app = ? AND job = ? AND state NOT IN ('waiting', 'running') AND id NOT IN
-		(SELECT id FROM cron_run WHERE app = ? AND job = ? ORDER BY due DESC LIMIT ?)`, r.App, r.Job, r.App, r.Job, keepRuns)
+		(SELECT id FROM cron_run WHERE app = ? AND job = ? ORDER BY rowid DESC LIMIT ?)`, r.App, r.Job, r.App, r.Job, keepRuns)
 	return r.State, err
 }
 

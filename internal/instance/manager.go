@@ -175,8 +175,8 @@ func decide(r Row, i nodeapi.Instance, running bool, now time.Time) action {
 	switch {
 	case !r.Want:
 		return doEnd
-	case !running && !now.Before(r.NotBefore):
-		return doStart
+	case !running && (!now.Before(r.NotBefore) || r.NotBefore.Sub(now) > longestPause):
+		return doStart // a pause that is longer than any was begun before the clock was set back
 	case running && i.Phase.Over() && !r.Candidate:
 		return doReplace
 	}
@@ -188,8 +188,10 @@ func pause(crashes int) time.Duration {
 	if crashes <= 3 {
 		return 0
 	}
-	return min(30*time.Second<<min(crashes-4, 10), 15*time.Minute)
+	return min(30*time.Second<<min(crashes-4, 10), longestPause)
 }
+
+const longestPause = 15 * time.Minute
 
 func (m *Manager) do(wg *sync.WaitGroup, id bulwark.InstanceID, f func()) {
 	m.mu.Lock()

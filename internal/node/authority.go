@@ -32,6 +32,7 @@ type authority struct {
 	cert   *x509.Certificate
 	key    *ecdsa.PrivateKey
 	domain bulwark.HostName
+	issued time.Time                           // by the machine's clock, when those below were made
 	leaf   bulwark.Certificate                 // read and replaced by publish alone
 	api    atomic.Pointer[bulwark.Certificate] // read by verbs while publish replaces it
 	// claimed are the certificates of host names that apps claimed, self-signed: until a public authority has signed one,
@@ -42,6 +43,7 @@ type authority struct {
 const (
 	rootLife = 10 * 365 * 24 * time.Hour
 	leafLife = 90 * 24 * time.Hour
+	early    = time.Hour // before they are made, certificates begin: clocks differ
 )
 
 func openAuthority(dir string, domain bulwark.HostName) (*authority, error) {
@@ -100,7 +102,7 @@ func (a *authority) create() error {
 	now := time.Now()
 	t := &x509.Certificate{
 		SerialNumber: serial(), Subject: pkix.Name{Organization: []string{"Bulwark"}, CommonName: "Bulwark " + string(a.domain)},
-		NotBefore: now.Add(-time.Hour), NotAfter: now.Add(rootLife),
+		NotBefore: now.Add(-early), NotAfter: now.Add(rootLife),
 		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, BasicConstraintsValid: true, IsCA: true, MaxPathLenZero: true,
 		PermittedDNSDomainsCritical: true, PermittedDNSDomains: []string{string(a.domain), "localhost"},
 		PermittedIPRanges: []*net.IPNet{{IP: net.IPv4(127, 0, 0, 0).To4(), Mask: net.CIDRMask(8, 32)}, {IP: net.IPv6loopback, Mask: net.CIDRMask(128, 128)}},
@@ -125,7 +127,15 @@ func (a *authority) pem() []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.cert.Raw})
 }
 
+// stale tells whether the certificates shall be made anew: long before they end, and when the clock was set to where they are
+// not good or will not be for long. The machine's clock says that, not the time that has passed: whoever connects asks the same.
+func (a *authority) stale(now time.Time) bool {
+	age := now.Round(0).Sub(a.issued)
+	return age > leafLife/3 || age < -early/2
+}
+
 func (a *authority) issueAll() (err error) {
+	a.issued = time.Now().Round(0)
 	clear(a.claimed)
 	if a.leaf, err = a.issue("", a.domain, []string{"*." + string(a.domain), string(a.domain)}, nil); err != nil {
 		return err
@@ -147,7 +157,7 @@ func (a *authority) issue(name bulwark.HostName, wildcard bulwark.HostName, dns 
 	now := time.Now()
 	t := &x509.Certificate{
 		SerialNumber: serial(), Subject: pkix.Name{CommonName: dns[0]}, DNSNames: dns, IPAddresses: ips,
-		NotBefore: now.Add(-time.Hour), NotAfter: now.Add(leafLife),
+		NotBefore: now.Add(-early), NotAfter: now.Add(leafLife),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}
 	parent, signer := a.cert, a.key
@@ -193,15 +203,13 @@ func (a *authority) all(hosts []bulwark.HostName) ([]bulwark.Certificate, error)
 // publish keeps the edge's certificates fresh: at once, whenever the edge came without, and long before they end.
 func (n *Node) publish(ctx context.Context) {
 	client := unixClient(n.config.Sockets.EdgeCerts)
-	issued := time.Now()
 	var sent []byte
 	var at time.Time
 	for {
-		if time.Since(issued) > leafLife/3 {
+		if n.authority.stale(time.Now()) {
 			if err := n.authority.issueAll(); err != nil {
 				n.config.Log.Error("certificates cannot be renewed", "error", err)
 			}
-			issued = time.Now()
 		}
 		changed := n.instances.changed.wait()
 		hosts, err := n.ledger.ClaimedHosts(ctx)

@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"testing"
+	"time"
 
 	"github.com/bulwark-paas/bulwark"
 )
@@ -60,5 +61,23 @@ func TestAuthorityIsConstrained(t *testing.T) {
 	must(t, err)
 	if !again.cert.Equal(a.cert) {
 		t.Fatal("the authority is another after a restart")
+	}
+}
+
+// Certificates are made anew when the clock says that they are not good, whichever way it was set.
+func TestAuthorityFollowsTheClock(t *testing.T) {
+	a, err := openAuthority(t.TempDir(), "apps.example.org")
+	must(t, err)
+	pair, err := tls.X509KeyPair(a.leaf.Chain, a.leaf.Key)
+	must(t, err)
+	for by, want := range map[time.Duration]bool{0: false, 24 * time.Hour: false, 365 * 24 * time.Hour: true, 31 * 24 * time.Hour: true,
+		-time.Minute: false, -40 * time.Minute: true, -365 * 24 * time.Hour: true} {
+		now := time.Now().Add(by)
+		if a.stale(now) != want {
+			t.Errorf("after the clock was set by %s, stale is %v", by, !want)
+		}
+		if !want && (now.Before(pair.Leaf.NotBefore) || now.After(pair.Leaf.NotAfter)) {
+			t.Errorf("after the clock was set by %s, a certificate is kept that is not good", by)
+		}
 	}
 }
