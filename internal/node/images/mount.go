@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"github.com/containerd/containerd/v2/core/mount"
 	"golang.org/x/sys/unix"
@@ -70,10 +71,27 @@ func (s *Store) mountLayer(d bulwark.Digest, raw, at string, userns *os.File) er
 	if err := os.MkdirAll(raw, 0o700); err != nil {
 		return err
 	}
-	if err := unix.Mount(s.layer(d), raw, "erofs", unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV, ""); err != nil {
+	err := unix.Mount(s.layer(d), raw, "erofs", layerFlags, "")
+	if errors.Is(err, unix.ENOTBLK) {
+		err = mountLoop(s.layer(d), raw)
+	}
+	if err != nil {
 		return fmt.Errorf("images: cannot mount layer %s: %w", d, err)
 	}
 	return mapped(raw, at, userns)
+}
+
+const layerFlags = unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV
+
+// mountLoop mounts a layer's file through a loop device, which goes away with the mount: before Linux 6.12, EROFS takes a
+// device only. It reads past the page cache of the file, so that what it read is in memory once.
+func mountLoop(file, at string) error {
+	loop, err := mount.SetupLoop(file, mount.LoopParams{Readonly: true, Autoclear: true, Direct: true})
+	if err != nil {
+		return err
+	}
+	defer loop.Close()
+	return unix.Mount(loop.Name(), at, "erofs", layerFlags, "")
 }
 
 func mapped(from, at string, userns *os.File) error {
@@ -103,7 +121,11 @@ func overlay(lower []string, target string) error {
 	if err := unix.FsconfigSetFlag(fs, "ro"); err != nil {
 		return fmt.Errorf("images: overlay: %w", err)
 	}
-	if err := unix.FsconfigCreate(fs); err != nil {
+	err = unix.FsconfigCreate(fs)
+	if errors.Is(err, unix.EINVAL) { // an old kernel keeps any option for later, and then does not know it
+		return overlayByOptions(lower, target)
+	}
+	if err != nil {
 		return fmt.Errorf("images: overlay: %w", err)
 	}
 	m, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV)
@@ -112,6 +134,29 @@ func overlay(lower []string, target string) error {
 	}
 	defer unix.Close(m)
 	if err := unix.MoveMount(m, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return fmt.Errorf("images: overlay: %w", err)
+	}
+	return nil
+}
+
+// overlayByOptions joins lower directories as before Linux 6.8, by one string of options. It names them by descriptors: so many
+// layers fit into the 4 KiB of such a string, and nothing of the host shows in an instance's mount table.
+func overlayByOptions(lower []string, target string) error {
+	var names []string
+	for _, l := range lower {
+		fd, err := unix.Open(l, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+		if err != nil {
+			return fmt.Errorf("images: overlay: lower directory: %w", err)
+		}
+		defer unix.Close(fd)
+		names = append(names, "/proc/self/fd/"+strconv.Itoa(fd))
+	}
+	options := "lowerdir=" + strings.Join(names, ":")
+	if len(options) >= unix.Getpagesize() {
+		return bulwark.Fail(bulwark.KindInvalid, fmt.Sprintf("The image has %d layers, which is more than this machine's kernel can join.", len(lower)-1),
+			"Join some of its layers, or run Linux 6.8 or later.", nil)
+	}
+	if err := unix.Mount("image", target, "overlay", unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV, options); err != nil {
 		return fmt.Errorf("images: overlay: %w", err)
 	}
 	return nil
