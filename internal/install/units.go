@@ -41,7 +41,6 @@ const stopSeconds = 240
 const unit = `# Written by "bulwark install"; changes are lost at the next one. Put yours into a drop-in: systemctl edit.
 [Unit]
 Description=Bulwark installation @NAME@ (@DOMAIN@)
-Documentation=man:bulwark(1)
 After=network-online.target time-sync.target
 Wants=network-online.target
 # Restart for ever: a hosting platform that gives up is worse than one that is slow.

@@ -46,6 +46,10 @@ const (
 	early    = time.Hour // before they are made, certificates begin: clocks differ
 )
 
+// rootBegin lies before any day on which this can run: the root lives through every turn of the clock, and one that was made on a
+// machine whose clock was ahead would be good for nothing for as long.
+var rootBegin = time.Date(2025, time.January, 1, 0, 0, 0, 0, time.UTC)
+
 func openAuthority(dir string, domain bulwark.HostName) (*authority, error) {
 	a := &authority{domain: domain, claimed: map[bulwark.HostName]bulwark.Certificate{}}
 	keyPath, certPath := filepath.Join(dir, "ca.key"), filepath.Join(dir, "ca.pem")
@@ -102,7 +106,7 @@ func (a *authority) create() error {
 	now := time.Now()
 	t := &x509.Certificate{
 		SerialNumber: serial(), Subject: pkix.Name{Organization: []string{"Bulwark"}, CommonName: "Bulwark " + string(a.domain)},
-		NotBefore: now.Add(-early), NotAfter: now.Add(rootLife),
+		NotBefore: rootBegin, NotAfter: now.Add(rootLife),
 		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, BasicConstraintsValid: true, IsCA: true, MaxPathLenZero: true,
 		PermittedDNSDomainsCritical: true, PermittedDNSDomains: []string{string(a.domain), "localhost"},
 		PermittedIPRanges: []*net.IPNet{{IP: net.IPv4(127, 0, 0, 0).To4(), Mask: net.CIDRMask(8, 32)}, {IP: net.IPv6loopback, Mask: net.CIDRMask(128, 128)}},

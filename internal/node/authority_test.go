@@ -70,6 +70,9 @@ func TestAuthorityFollowsTheClock(t *testing.T) {
 	must(t, err)
 	pair, err := tls.X509KeyPair(a.leaf.Chain, a.leaf.Key)
 	must(t, err)
+	if year := time.Now().AddDate(-1, 0, 0); a.cert.NotBefore.After(year) {
+		t.Errorf("the root begins at %s, so no certificate of a year ago is good", a.cert.NotBefore)
+	}
 	for by, want := range map[time.Duration]bool{0: false, 24 * time.Hour: false, 365 * 24 * time.Hour: true, 31 * 24 * time.Hour: true,
 		-time.Minute: false, -40 * time.Minute: true, -365 * 24 * time.Hour: true} {
 		now := time.Now().Add(by)
