@@ -89,6 +89,11 @@ bench-deps: deps
 		mkdir -p $(BULWARK_CACHE)/bench && mv -T nginx $(BULWARK_CACHE)/bench/nginx; \
 	fi
 
+# A virtual machine.
+.PHONY: machine-deps
+machine-deps: DEPS_PACKAGES += qemu-system-x86
+machine-deps: deps
+
 engine-tools: deps
 	$(call once,$(ENGINE_BIN),\
 	$(call go-build,runc,1,runc,github.com/opencontainers/runc,$(RUNC_FLAGS)); \
