@@ -62,7 +62,7 @@ func limits(m *machine) {
 	groups := m.await(watched, time.Minute).Out
 	m.t.Log(groups)
 	for _, pattern := range []string{
-		`(?m)^bulwark-main\.builds memory.max=max memory.swap.max=max pids.max=max cpu.weight=1 `,
+		`(?m)^bulwark-main\.builds memory.max=max memory.swap.max=max pids.max=max cpu.weight=12 `,
 		`(?m)^bulwark-main\.builds/bld_\S+ memory.max=\d+ memory.swap.max=0 pids.max=\d+ cpu.weight=\d+ `,
 		`(?m)^bulwark-main/cell-\S+ memory.max=\d+ memory.swap.max=0 pids.max=\d+ cpu.weight=25 `,
 		`(?m)^bulwark-main/ins_\S+ memory.max=\d+ memory.swap.max=0 pids.max=\d+ cpu.weight=\d+ cpu.max=\d+,\d+$`,
