@@ -171,11 +171,13 @@ func TestHostileArchiveIsRefused(t *testing.T) {
 		"long index": change(func(m []member) []member {
 			return append(m, member{tar.Header{Typeflag: tar.TypeReg, Name: "index.json", Mode: 0o644}, strings.Repeat(" ", maxDocument+1)})
 		}),
-		"unknown base":      document(func(i *v1.IndexManifest) { i.Manifests[0].Annotations[nameAnnotation] = "../../evil" }),
-		"base is missing":   document(func(i *v1.IndexManifest) { i.Manifests = i.Manifests[1:] }),
-		"base is twice":     document(func(i *v1.IndexManifest) { i.Manifests = append(i.Manifests, i.Manifests[0]) }),
-		"bases are swapped": document(func(i *v1.IndexManifest) { i.Manifests[0].Digest, i.Manifests[1].Digest = i.Manifests[1].Digest, i.Manifests[0].Digest }),
-		"wrong size":        document(func(i *v1.IndexManifest) { i.Manifests[0].Size++ }),
+		"unknown base":    document(func(i *v1.IndexManifest) { i.Manifests[0].Annotations[nameAnnotation] = "../../evil" }),
+		"base is missing": document(func(i *v1.IndexManifest) { i.Manifests = i.Manifests[1:] }),
+		"base is twice":   document(func(i *v1.IndexManifest) { i.Manifests = append(i.Manifests, i.Manifests[0]) }),
+		"bases are swapped": document(func(i *v1.IndexManifest) {
+			i.Manifests[0].Digest, i.Manifests[1].Digest = i.Manifests[1].Digest, i.Manifests[0].Digest
+		}),
+		"wrong size": document(func(i *v1.IndexManifest) { i.Manifests[0].Size++ }),
 	} {
 		t.Run(name, func(t *testing.T) {
 			top := t.TempDir()
