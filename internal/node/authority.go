@@ -41,9 +41,9 @@ type authority struct {
 }
 
 const (
-	rootLife = 10 * 365 * 24 * time.Hour
-	leafLife = 90 * 24 * time.Hour
-	early    = time.Hour // before they are made, certificates begin: clocks differ
+	rootLife  = 10 * 365 * 24 * time.Hour
+	leafLife  = 90 * 24 * time.Hour
+	backdated = time.Hour // before they are made, certificates begin: clocks differ
 )
 
 // rootBegin lies before any day on which this can run: the root lives through every turn of the clock, and one that was made on a
@@ -135,7 +135,7 @@ func (a *authority) pem() []byte {
 // not good or will not be for long. The machine's clock says that, not the time that has passed: whoever connects asks the same.
 func (a *authority) stale(now time.Time) bool {
 	age := now.Round(0).Sub(a.issued)
-	return age > leafLife/3 || age < -early/2
+	return age > leafLife/3 || age < -backdated/2
 }
 
 func (a *authority) issueAll() (err error) {
@@ -161,7 +161,7 @@ func (a *authority) issue(name bulwark.HostName, wildcard bulwark.HostName, dns 
 	now := time.Now()
 	t := &x509.Certificate{
 		SerialNumber: serial(), Subject: pkix.Name{CommonName: dns[0]}, DNSNames: dns, IPAddresses: ips,
-		NotBefore: now.Add(-early), NotAfter: now.Add(leafLife),
+		NotBefore: now.Add(-backdated), NotAfter: now.Add(leafLife),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}
 	parent, signer := a.cert, a.key
