@@ -75,10 +75,10 @@ var rules = []rule{
 	{
 		who: []string{"internal/node/..."},
 		never: []string{"internal/sbom/catalog", "internal/server/...", "internal/api", "internal/access", "internal/audit", "internal/job", "internal/app", "internal/source",
-			"internal/source/gitssh", "internal/build", "internal/release", "internal/instance", "internal/route", "internal/registry", "client", "internal/supervise"},
+			"internal/source/gitssh", "internal/build", "internal/release", "internal/instance", "internal/route", "internal/registry", "internal/tenant", "client", "internal/supervise"},
 		only: []string{".", "internal/node/...", "internal/statement", "internal/seal", "internal/enrol", "internal/instance/driver", "internal/instance/containerd",
 			"internal/dial", "internal/egress", "internal/resolver", "internal/netpolicy", "internal/build/buildspec", "internal/db", "internal/process",
-			"internal/source/pushnonce", "internal/source/tree", "internal/sbom", "internal/sbom/inventory", "internal/fdpass", "internal/sandbox", "internal/atomicfile", "internal/terminal"},
+			"internal/right", "internal/source/pushnonce", "internal/source/tree", "internal/sbom", "internal/sbom/inventory", "internal/fdpass", "internal/sandbox", "internal/atomicfile", "internal/terminal"},
 		why: "the node believes statements, not the server: what the control plane decides must not be code that the node runs",
 	},
 	{
@@ -89,15 +89,19 @@ var rules = []rule{
 			"(edge/edgecontrol), opens no secret, and has no driver and no ledger of its own to ask instead",
 	},
 	{
-		who: []string{"client"}, only: []string{".", "internal/statement"},
+		who: []string{"internal/right"}, only: []string{".", "internal/statement"},
+		why: "the node decides by it, so it knows nothing of the server's",
+	},
+	{
+		who: []string{"client"}, only: []string{".", "internal/statement", "internal/right"},
 		why: "the public client is for other people's programs: what it imports, they get",
 	},
 	{
-		who: []string{"internal/db", "internal/seal", "internal/audit", "internal/access", "internal/api"}, only: []string{".", "internal/db", "internal/access"},
+		who: []string{"internal/db", "internal/seal", "internal/audit", "internal/access", "internal/api"}, only: []string{".", "internal/db", "internal/access", "internal/right", "internal/statement"},
 		why: "the kernel knows no feature, so that a feature can be added, and taken away, without touching it",
 	},
 	{
-		who: []string{"internal/job"}, only: []string{".", "internal/db", "client", "internal/statement"},
+		who: []string{"internal/job"}, only: []string{".", "internal/db", "client", "internal/statement", "internal/right"},
 		why: "the kernel knows no feature; a job's log lines are the client's type, because they go to people as they are, over HTTP and over git",
 	},
 	{
@@ -120,7 +124,7 @@ var rules = []rule{
 }
 
 // features are the folders of the pipeline, each with its rules, SQL, endpoints and jobs.
-var features = []string{"internal/app", "internal/source/...", "internal/build", "internal/release", "internal/instance", "internal/route", "internal/registry"}
+var features = []string{"internal/app", "internal/source/...", "internal/build", "internal/release", "internal/instance", "internal/route", "internal/registry", "internal/tenant"}
 
 // thirdParty stands for every package that is neither ours nor the standard library's.
 const thirdParty = "third party"

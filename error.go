@@ -60,6 +60,11 @@ func Failf(kind Kind, format string, args ...any) error {
 	return Fail(kind, fmt.Sprintf(format, args...), "", nil)
 }
 
+// NoSuchApp is what everybody is told of an app that is not there, and of one of which they may know nothing.
+func NoSuchApp() error {
+	return Fail(KindNotFound, "There is no such app.", "See bulwark apps list.", nil)
+}
+
 // KindOf returns the kind of the first *Error in err's chain, KindInternal if there is none.
 func KindOf(err error) Kind {
 	if e, ok := errors.AsType[*Error](err); ok {

@@ -10,6 +10,8 @@ import (
 // Ids are opaque: a prefix that tells the kind and 26 characters that say nothing (128 random bits). They are safe in
 // a file name, a URL, a control group's name and a log line, and are never reused.
 type (
+	// OrgID names an organisation: people with their roles, and projects.
+	OrgID string
 	// ProjectID names a project: the tenant that owns apps. Every row of the store carries one.
 	ProjectID string
 	// AppID names an app for ever, while its AppName may pass on to another app after a destroy.
@@ -24,10 +26,13 @@ type (
 	PersonID string
 	// OperationID names a piece of work on an app: a deploy, a rollback, a config change. Its record is also its lock.
 	OperationID string
+	// TokenID names an access token: a key that does in its maker's name what its scopes say.
+	TokenID string
 )
 
 // The prefixes of the ids, one a kind.
 const (
+	prefixOrg       = "org_"
 	prefixProject   = "prj_"
 	prefixApp       = "app_"
 	prefixBuild     = "bld_"
@@ -35,6 +40,7 @@ const (
 	prefixStatement = "st_"
 	prefixPerson    = "p_"
 	prefixOperation = "op_"
+	prefixToken     = "tok_"
 )
 
 var idEncoding = base32.NewEncoding("0123456789abcdefghjkmnpqrstvwxyz").WithPadding(base32.NoPadding)
@@ -54,6 +60,18 @@ func parseID(prefix, what, s string) error {
 	}
 	return Invalid(fmt.Sprintf("%s is not the id of %s.", quote(s), what), "")
 }
+
+// The organisation and the project that every installation begins with. The first one's owners run the installation.
+const (
+	FirstOrg     = OrgID(prefixOrg + "00000000000000000000000000")
+	FirstProject = ProjectID(prefixProject + "00000000000000000000000000")
+)
+
+// NewOrgID returns a fresh id.
+func NewOrgID() OrgID { return OrgID(newID(prefixOrg)) }
+
+// NewTokenID returns a fresh id.
+func NewTokenID() TokenID { return TokenID(newID(prefixToken)) }
 
 // NewProjectID returns a fresh id.
 func NewProjectID() ProjectID { return ProjectID(newID(prefixProject)) }
@@ -86,6 +104,12 @@ func ParseBuildID(s string) (BuildID, error) { return BuildID(s), parseID(prefix
 func ParseInstanceID(s string) (InstanceID, error) {
 	return InstanceID(s), parseID(prefixInstance, "an instance", s)
 }
+
+// UnmarshalText implements [encoding.TextUnmarshaler]; an id that is not well formed is refused.
+func (id *OrgID) UnmarshalText(b []byte) error { return idInto(id, prefixOrg, "an organisation", b) }
+
+// UnmarshalText implements [encoding.TextUnmarshaler]; an id that is not well formed is refused.
+func (id *TokenID) UnmarshalText(b []byte) error { return idInto(id, prefixToken, "a token", b) }
 
 // UnmarshalText implements [encoding.TextUnmarshaler]; an id that is not well formed is refused.
 func (id *ProjectID) UnmarshalText(b []byte) error { return idInto(id, prefixProject, "a project", b) }

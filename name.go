@@ -36,6 +36,20 @@ type InstallationName string
 // that belongs to it is kept apart.
 type Person = PersonID
 
+// OrgName is the name of an organisation, unique over an installation: a DNS label of at most 40 characters.
+type OrgName string
+
+// ProjectName is the name of a project, unique within its organisation: a DNS label of at most 40 characters.
+type ProjectName string
+
+// ParseOrgName checks s.
+func ParseOrgName(s string) (OrgName, error) { return OrgName(s), label("organisation's name", s, 40) }
+
+// ParseProjectName checks s.
+func ParseProjectName(s string) (ProjectName, error) {
+	return ProjectName(s), label("project's name", s, 40)
+}
+
 // ParseAppName checks s. The error says what a name may be.
 func ParseAppName(s string) (AppName, error) {
 	if err := label("app name", s, 40); err != nil {
@@ -141,6 +155,12 @@ func quote(s string) string {
 	}
 	return fmt.Sprintf("%+q", s)
 }
+
+// UnmarshalText implements [encoding.TextUnmarshaler] by ParseOrgName.
+func (n *OrgName) UnmarshalText(b []byte) error { return parseInto(n, b, ParseOrgName) }
+
+// UnmarshalText implements [encoding.TextUnmarshaler] by ParseProjectName.
+func (n *ProjectName) UnmarshalText(b []byte) error { return parseInto(n, b, ParseProjectName) }
 
 // UnmarshalText implements [encoding.TextUnmarshaler] by ParseAppName.
 func (n *AppName) UnmarshalText(b []byte) error { return parseInto(n, b, ParseAppName) }

@@ -38,7 +38,7 @@ func (f *fake) settings(mux *http.ServeMux) {
 		out := []client.EgressRule{}
 		all, err := f.ledger.Egress(r.Context(), a.ID)
 		for _, rule := range all {
-			out = append(out, client.EgressRule{Rule: rule, Created: at})
+			out = append(out, client.EgressRule{Rule: rule.Rule, Created: at})
 		}
 		return out, err
 	}))

@@ -142,6 +142,9 @@ func (f *fake) routes() http.Handler {
 		p, err := f.person(r)
 		return client.Me{Person: p}, err
 	}))
+	mux.HandleFunc("GET /v1/orgs", f.mine(func(*http.Request, *fakeApp) (any, error) {
+		return []client.Org{{ID: bulwark.FirstOrg, Name: "main", Role: bulwark.Owner, Projects: []client.Project{{ID: bulwark.FirstProject, Name: "main"}}}}, nil
+	}))
 	mux.HandleFunc("GET /v1/status", f.mine(func(*http.Request, *fakeApp) (any, error) {
 		return client.Status{Version: "test", Apps: len(f.apps), Node: "ok", Edge: "ok"}, nil
 	}))
@@ -260,7 +263,11 @@ func (f *fake) person(r *http.Request) (bulwark.PersonID, error) {
 		return "", bulwark.Failf(bulwark.KindUnauthorized, "Nobody is signed in.")
 	}
 	k := statement.NewKey(r.TLS.PeerCertificates[0].PublicKey.(ed25519.PublicKey))
-	return f.ledger.KeyOwner(r.Context(), "device", k.Fingerprint)
+	p, err := f.ledger.KeyOwner(r.Context(), "device", k.Fingerprint)
+	if err != nil {
+		return "", err
+	}
+	return p.Person, nil
 }
 
 func signed(r *http.Request) ([]byte, error) {
@@ -280,7 +287,7 @@ func (f *fake) submit(r *http.Request) (*ledger.Receipt, error) {
 func (f *fake) info() (any, error) {
 	k := statement.NewKey(f.key.Public().(ed25519.PublicKey))
 	env, err := statement.Seal(statement.InfoPayloadType, statement.Info{Version: 1, Node: k.Fingerprint, Key: k.PKIX(), CA: f.ca, Domain: "bulwark.localhost",
-		Projects: []statement.ProjectKey{{Project: ledger.DefaultProject, Name: "default", Public: f.sealer.Public()}},
+		Projects: []statement.ProjectKey{{Project: bulwark.FirstProject, Public: f.sealer.Public()}},
 		SSH:      []string{string(ssh.MarshalAuthorizedKey(f.host.PublicKey()))}, Ports: statement.InfoPorts{SSH: 2222}, Time: time.Now()}, f.key)
 	return client.Info{Envelope: env, Version: "test"}, err
 }
@@ -298,7 +305,7 @@ func (f *fake) create(r *http.Request, _ *fakeApp) (any, error) {
 	if f.git != "" {
 		host = f.git
 	}
-	a := &fakeApp{names: map[bulwark.ConfigName]uint64{}, secrets: map[bulwark.ConfigName]bool{}, App: client.App{ID: rec.App, Name: b.Name, Project: ledger.DefaultProject, State: "new",
+	a := &fakeApp{names: map[bulwark.ConfigName]uint64{}, secrets: map[bulwark.ConfigName]bool{}, App: client.App{ID: rec.App, Name: b.Name, Project: bulwark.FirstProject, State: "new",
 		URL: "https://" + string(b.Name) + ".bulwark.localhost", GitURL: "ssh://git@" + host + ":2222/" + string(b.Name) + ".git",
 		Formation: map[bulwark.ProcessType]int{"web": 1}, Created: time.Now().Add(-time.Hour)}}
 	f.apps[b.Name] = a

@@ -26,6 +26,48 @@ const prefix = "bulwark-"
 
 func encoding() *base32.Encoding { return base32.StdEncoding.WithPadding(base32.NoPadding) }
 
+// The prefixes of the other two: an invitation, which an owner sends somebody, and an access token, which is a person's program's.
+const (
+	invitationPrefix = "bulwark-invitation-"
+	accessPrefix     = "bulwark-token-"
+)
+
+// FormatInvitation writes an invitation: the node's public key and the private half of the invitation's own.
+func FormatInvitation(node ed25519.PublicKey, key ed25519.PrivateKey) string {
+	return formatKey(invitationPrefix, node, key)
+}
+
+// ParseInvitation reads one; ok is false for what does not begin like one.
+func ParseInvitation(s string) (node ed25519.PublicKey, key ed25519.PrivateKey, ok bool, err error) {
+	return parseKey(invitationPrefix, "an invitation", s)
+}
+
+// FormatAccessToken writes an access token: the node's public key and the token's own private one.
+func FormatAccessToken(node ed25519.PublicKey, key ed25519.PrivateKey) string {
+	return formatKey(accessPrefix, node, key)
+}
+
+// ParseAccessToken reads one; ok is false for what does not begin like one.
+func ParseAccessToken(s string) (node ed25519.PublicKey, key ed25519.PrivateKey, ok bool, err error) {
+	return parseKey(accessPrefix, "an access token", s)
+}
+
+func formatKey(prefix string, node ed25519.PublicKey, key ed25519.PrivateKey) string {
+	return prefix + strings.ToLower(encoding().EncodeToString(append(append([]byte{}, node...), key.Seed()...)))
+}
+
+func parseKey(prefix, what, s string) (ed25519.PublicKey, ed25519.PrivateKey, bool, error) {
+	rest, ok := strings.CutPrefix(strings.ToLower(strings.TrimSpace(s)), prefix)
+	if !ok {
+		return nil, nil, false, nil
+	}
+	b, err := encoding().DecodeString(strings.ToUpper(rest))
+	if err != nil || strings.ContainsAny(rest, "\r\n") || len(b) != ed25519.PublicKeySize+ed25519.SeedSize {
+		return nil, nil, true, bulwark.Invalid("That is not "+what+".", "Copy the whole of it, beginning with \""+prefix+"\".")
+	}
+	return b[:ed25519.PublicKeySize], ed25519.NewKeyFromSeed(b[ed25519.PublicKeySize:]), true, nil
+}
+
 // FormatToken writes a login token: the node's public key, by which the person's machine knows whom it speaks to, and a
 // secret of SecretSize bytes, by which the node knows the person.
 func FormatToken(node ed25519.PublicKey, secret []byte) string {
@@ -43,6 +85,19 @@ func ParseToken(s string) (node ed25519.PublicKey, secret []byte, err error) {
 		return nil, nil, bulwark.Invalid("That is not a login token.", "Copy the whole of it, beginning with \"bulwark-\".")
 	}
 	return b[:ed25519.PublicKeySize], b[ed25519.PublicKeySize:], nil
+}
+
+// invited is what an invitation's key signs, before the device key: nothing else that it signs can be taken for it.
+const invited = "bulwark invitation v1"
+
+// Accept is the proof that an enrolment by invitation carries: it holds for this device key (in PKIX form) alone.
+func Accept(invitation ed25519.PrivateKey, device []byte) []byte {
+	return ed25519.Sign(invitation, append([]byte(invited), device...))
+}
+
+// Invited tells whether a proof was made by Accept with the private half of a key.
+func Invited(invitation ed25519.PublicKey, device, proof []byte) bool {
+	return ed25519.Verify(invitation, append([]byte(invited), device...), proof)
 }
 
 // Proof is what an enrolment carries to show that its maker knows the token's secret: it holds for this device key (in

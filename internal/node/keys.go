@@ -10,14 +10,16 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 
 	"filippo.io/age"
 
 	"github.com/bulwark-paas/bulwark"
 	"github.com/bulwark-paas/bulwark/internal/atomicfile"
-	"github.com/bulwark-paas/bulwark/internal/node/ledger"
 	"github.com/bulwark-paas/bulwark/internal/seal"
+	"github.com/bulwark-paas/bulwark/internal/statement"
 )
 
 // keyring holds the site's keys: the node's signing key, and the private keys of the projects. They lie in the node's
@@ -26,6 +28,8 @@ import (
 type keyring struct {
 	dir      string
 	node     ed25519.PrivateKey
+	to       age.Recipient // the recovery key's public half
+	mu       sync.Mutex    // guards projects
 	projects map[bulwark.ProjectID]*seal.Key
 }
 
@@ -39,15 +43,38 @@ func openKeys(dir, recoveryFile string) (*keyring, error) {
 	if err := k.openNodeKey(); err != nil {
 		return nil, err
 	}
-	recovery, err := k.recovery(recoveryFile)
+	var err error
+	if k.to, err = k.recovery(recoveryFile); err != nil {
+		return nil, err
+	}
+	files, err := filepath.Glob(filepath.Join(dir, "prj_*.key"))
 	if err != nil {
 		return nil, err
 	}
-	return k, k.openProject(ledger.DefaultProject, recovery)
+	for _, f := range files {
+		if err := k.openProject(bulwark.ProjectID(strings.TrimSuffix(filepath.Base(f), ".key"))); err != nil {
+			return nil, err
+		}
+	}
+	return k, k.openProject(bulwark.FirstProject)
+}
+
+// public returns the public keys of all projects.
+func (k *keyring) public() []statement.ProjectKey {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var out []statement.ProjectKey
+	for id, key := range k.projects {
+		out = append(out, statement.ProjectKey{Project: id, Public: key.Public()})
+	}
+	slices.SortFunc(out, func(a, b statement.ProjectKey) int { return strings.Compare(string(a.Project), string(b.Project)) })
+	return out
 }
 
 // secret returns the private key of a project.
 func (k *keyring) secret(p bulwark.ProjectID) (*seal.Key, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	key, ok := k.projects[p]
 	if !ok {
 		return nil, bulwark.Failf(bulwark.KindNotFound, "This site holds no key of the project.")
@@ -116,7 +143,13 @@ func (k *keyring) recovery(privateFile string) (age.Recipient, error) {
 	return id.Recipient(), atomicfile.Write(path, []byte(id.Recipient().String()+"\n"), 0o644)
 }
 
-func (k *keyring) openProject(p bulwark.ProjectID, recovery age.Recipient) error {
+// openProject reads the key of a project, or makes it. It is safe twice.
+func (k *keyring) openProject(p bulwark.ProjectID) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.projects[p] != nil {
+		return nil
+	}
 	path := filepath.Join(k.dir, string(p)+".key")
 	b, err := os.ReadFile(path)
 	if err == nil {
@@ -134,7 +167,7 @@ func (k *keyring) openProject(p bulwark.ProjectID, recovery age.Recipient) error
 	if err != nil {
 		return err
 	}
-	wrapped, err := wrap(b, recovery)
+	wrapped, err := wrap(b, k.to)
 	if err != nil {
 		return err
 	}

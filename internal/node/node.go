@@ -118,7 +118,7 @@ func open(ctx context.Context, c Config) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	l, err := ledger.Open(ctx, ledger.Config{Path: filepath.Join(c.Dir, "ledger.db"), Key: keys.node, Secrets: keys.secret, Domain: c.Domain})
+	l, err := ledger.Open(ctx, ledger.Config{Path: filepath.Join(c.Dir, "ledger.db"), Key: keys.node, Secrets: keys.secret, NewProject: keys.openProject, Domain: c.Domain})
 	if err != nil {
 		return nil, err
 	}
@@ -338,17 +338,13 @@ func (n *Node) token(ctx context.Context) (string, error) {
 
 // info is what the node says about itself.
 func (n *Node) info() ([]byte, error) {
-	var projects []statement.ProjectKey
-	for id, k := range n.keys.projects {
-		projects = append(projects, statement.ProjectKey{Project: id, Name: "default", Public: k.Public()})
-	}
 	hostKeys, err := readHostKeys(n.config.SSHHostKey)
 	if err != nil {
 		return nil, err
 	}
 	k := statement.NewKey(n.keys.node.Public().(ed25519.PublicKey))
 	return statement.Seal(statement.InfoPayloadType, statement.Info{Version: 1, Node: n.ledger.Node(), Key: k.PKIX(), CA: n.authority.pem(),
-		Domain: n.config.Domain, Projects: projects, SSH: hostKeys, Ports: n.config.Ports,
+		Domain: n.config.Domain, Projects: n.keys.public(), SSH: hostKeys, Ports: n.config.Ports,
 		Time: time.Now().UTC()}, n.keys.node)
 }
 

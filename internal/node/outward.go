@@ -184,12 +184,12 @@ func (o *outward) policy(ctx context.Context, app bulwark.AppID) (egress.Transit
 		return out, err
 	}
 	for _, t := range targets {
-		rules, err := netpolicy.Rules(t)
+		rules, err := netpolicy.Rules(t.Rule)
 		if err != nil {
-			return out, fmt.Errorf("node: egress rule %q of %s: %w", t, app, err)
+			return out, fmt.Errorf("node: egress rule %q of %s: %w", t.Rule, app, err)
 		}
 		for _, r := range rules {
-			r.Private = true // each person in the ledger is an owner of the installation
+			r.Private = t.Private
 			out.Allow = append(out.Allow, r)
 		}
 	}

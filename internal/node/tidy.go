@@ -42,7 +42,7 @@ func (n *Node) tidyOnce(ctx context.Context) (bool, error) {
 	done, err := n.builds.images.Collect(ctx, func(ctx context.Context) (map[bulwark.Digest][]ledger.Layer, error) {
 		return n.ledger.Collect(ctx, n.imagesInUse())
 	})
-	return done, errors.Join(err, n.forgetDestroyed(ctx))
+	return done, errors.Join(err, n.forgetDestroyed(ctx), n.ledger.Expire(ctx))
 }
 
 // imagesInUse are those that something runs from, whatever the ledger says, and the one that builders are made of.

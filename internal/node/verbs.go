@@ -78,8 +78,27 @@ func (n *Node) routes() http.Handler {
 	})
 	verb(n, mux, "keyowner", func(ctx context.Context, in nodeapi.KeyOwner) (*nodeapi.KeyOwner, error) {
 		p, err := n.ledger.KeyOwner(ctx, in.Kind, in.Fingerprint)
-		in.Person = p
-		return &in, err
+		if err != nil {
+			return nil, err
+		}
+		in.Person, in.Token, in.Scopes, in.Grants = p.Person, p.Token, p.Scopes, p.Grants
+		return &in, nil
+	})
+	verb(n, mux, "members", func(ctx context.Context, in nodeapi.Members) (*[]nodeapi.Member, error) {
+		all, err := n.ledger.Members(ctx, in.Org)
+		out := []nodeapi.Member{}
+		for _, m := range all {
+			out = append(out, nodeapi.Member(m))
+		}
+		return &out, err
+	})
+	verb(n, mux, "tokens", func(ctx context.Context, in nodeapi.Tokens) (*[]nodeapi.Token, error) {
+		all, err := n.ledger.Tokens(ctx, in.Person)
+		out := []nodeapi.Token{}
+		for _, t := range all {
+			out = append(out, nodeapi.Token(t))
+		}
+		return &out, err
 	})
 	verb(n, mux, "keys", func(ctx context.Context, _ struct{}) (*[]nodeapi.Key, error) {
 		all, err := n.ledger.Keys(ctx)
@@ -143,7 +162,7 @@ func receipt(r *ledger.Receipt, err error) (*nodeapi.Receipt, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &nodeapi.Receipt{Digest: r.Digest, Kind: r.Kind, Person: r.Person, Key: r.Key, App: r.App, Seq: r.Seq, Config: r.Config, Body: r.Body}, nil
+	return &nodeapi.Receipt{Digest: r.Digest, Kind: r.Kind, Person: r.Person, Token: r.Token, Key: r.Key, App: r.App, Seq: r.Seq, Config: r.Config, Body: r.Body}, nil
 }
 
 // verb registers a typed verb. Unknown fields are refused: a server that means more than the node understands must fail.

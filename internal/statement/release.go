@@ -164,7 +164,6 @@ type InfoPorts struct {
 // ProjectKey is the public key that a project's config is sealed to.
 type ProjectKey struct {
 	Project bulwark.ProjectID `json:"project"`
-	Name    string            `json:"name"`
 	Public  []byte            `json:"public"` // HPKE
 }
 

@@ -48,6 +48,13 @@ const (
 	KindEgressDeny     Kind = "egress.deny"           // Egress
 	KindRegistryAllow  Kind = "build-registry.allow"  // Registry
 	KindRegistryRemove Kind = "build-registry.remove" // RegistryRemove
+	KindOrgCreate      Kind = "org.create"            // OrgCreate
+	KindProjectCreate  Kind = "project.create"        // ProjectCreate
+	KindMemberInvite   Kind = "member.invite"         // MemberInvite
+	KindMemberSet      Kind = "member.set"            // MemberSet
+	KindMemberRemove   Kind = "member.remove"         // MemberRemove
+	KindTokenCreate    Kind = "token.create"          // TokenCreate
+	KindTokenRevoke    Kind = "token.revoke"          // TokenRevoke
 )
 
 // Statement is the payload that is signed. Node names the installation it is meant for, so that it is worth nothing
@@ -70,6 +77,9 @@ type Enroll struct {
 	Device []byte   `json:"device"`        // PKIX, Ed25519: the key that signed the envelope
 	SSH    []string `json:"ssh,omitempty"` // authorized_keys lines of the keys to register along with it
 	Proof  []byte   `json:"proof"`
+	// Invitation is the fingerprint of the invitation that is taken up; the proof is then a signature by its key, see package
+	// enrol. Empty for the operator's one-time token.
+	Invitation string `json:"invitation,omitempty"`
 }
 
 // KeyAdd registers one more key for the signer: exactly one field is set.

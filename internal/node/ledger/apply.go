@@ -9,6 +9,7 @@ import (
 
 	"github.com/bulwark-paas/bulwark"
 	"github.com/bulwark-paas/bulwark/internal/netpolicy"
+	"github.com/bulwark-paas/bulwark/internal/right"
 	"github.com/bulwark-paas/bulwark/internal/seal"
 	"github.com/bulwark-paas/bulwark/internal/statement"
 )
@@ -24,16 +25,18 @@ type App struct {
 	Config   uint64 // the newest config revision
 }
 
-// apply gives a verified statement its effect. Each person in the ledger is an owner of the installation for now; roles
-// come in here, before the switch.
-func (l *Ledger) apply(tx *sql.Tx, s *statement.Statement, r *Receipt) error {
+// apply gives a verified statement, which its signer may sign, its effect.
+func (l *Ledger) apply(tx *sql.Tx, p *Principal, s *statement.Statement, r *Receipt) error {
+	if done, err := l.applyPeople(tx, p, s); done {
+		return err
+	}
 	switch s.Kind {
 	case statement.KindAppCreate:
 		return decode(s, func(b statement.AppCreate) error { return createApp(tx, s.App, b) })
 	case statement.KindKeyAdd:
 		return decode(s, func(b statement.KeyAdd) error { return keyAdd(tx, b, r.Person) })
 	case statement.KindKeyRemove:
-		return decode(s, func(b statement.KeyRemove) error { return keyRemove(tx, b, r) })
+		return decode(s, func(b statement.KeyRemove) error { return keyRemove(tx, b, p, r) })
 	case statement.KindRegistryAllow:
 		return decode(s, func(b statement.Registry) error { return allowRegistry(tx, b) })
 	case statement.KindRegistryRemove:
@@ -72,7 +75,9 @@ func (l *Ledger) apply(tx *sql.Tx, s *statement.Statement, r *Receipt) error {
 			if _, err := netpolicy.ParseTarget(b.Rule); err != nil {
 				return err
 			}
-			_, err := tx.Exec(`INSERT INTO egress (app, rule) VALUES (?,?) ON CONFLICT DO NOTHING`, app.ID, b.Rule)
+			// What is private belongs to the machine and its network, so only the installation's owners may open it.
+			private := right.Has(p.Grants, bulwark.FirstOrg, "", bulwark.Owner)
+			_, err := tx.Exec(`INSERT INTO egress (app, rule, private) VALUES (?,?,?) ON CONFLICT DO UPDATE SET private = max(private, excluded.private)`, app.ID, b.Rule, private)
 			return err
 		})
 	case statement.KindEgressDeny:
@@ -105,18 +110,12 @@ func createApp(tx *sql.Tx, id bulwark.AppID, b statement.AppCreate) error {
 	}
 	project := b.Project
 	if project == "" {
-		project = DefaultProject
-	}
-	if project != DefaultProject {
-		return bulwark.Failf(bulwark.KindNotFound, "There is no such project.")
+		project = bulwark.FirstProject
 	}
 	_, err := tx.Exec(`INSERT INTO app (id, name, project, block) VALUES (?,?,?, (SELECT coalesce(max(block), 0) + 1 FROM app))`,
 		id, b.Name, project)
 	return err
 }
-
-// DefaultProject is the one project of an installation until there are more.
-const DefaultProject = bulwark.ProjectID("prj_00000000000000000000000000")
 
 // destroyApp forgets the app's name, hosts and values; its releases and documents stay as history.
 func destroyApp(tx *sql.Tx, app *App, b statement.AppDestroy) error {
@@ -151,11 +150,13 @@ func keyAdd(tx *sql.Tx, b statement.KeyAdd, p bulwark.PersonID) error {
 	return addKey(tx, "device", k.Fingerprint, k.PKIX(), p)
 }
 
-func keyRemove(tx *sql.Tx, b statement.KeyRemove, r *Receipt) error {
+func keyRemove(tx *sql.Tx, b statement.KeyRemove, p *Principal, r *Receipt) error {
 	if b.Fingerprint == r.Key {
 		return bulwark.Invalid("A key cannot remove itself.", "Remove it from another device, so that you are not locked out.")
 	}
-	res, err := tx.Exec(`UPDATE key SET removed = 1 WHERE fingerprint = ? AND removed = 0`, b.Fingerprint)
+	// A stolen key must not depend on its victim: the owners of the installation may take it away, too.
+	owner := right.Has(p.Grants, bulwark.FirstOrg, "", bulwark.Owner)
+	res, err := tx.Exec(`UPDATE key SET removed = 1 WHERE fingerprint = ? AND removed = 0 AND (person = ? OR ?)`, b.Fingerprint, p.Person, owner)
 	if err != nil {
 		return err
 	}

@@ -38,8 +38,9 @@ func open(t *testing.T) *book {
 	ok(t, err)
 	b := &book{t: t, node: newKey(t), seal: k, clock: time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC)}
 	b.Ledger, err = ledger.Open(t.Context(), ledger.Config{Path: filepath.Join(t.TempDir(), "ledger.db"), Key: b.node,
-		Secrets: func(bulwark.ProjectID) (*seal.Key, error) { return b.seal, nil },
-		Domain:  "apps.example.org", Now: func() time.Time { return b.clock }})
+		Secrets:    func(bulwark.ProjectID) (*seal.Key, error) { return b.seal, nil },
+		NewProject: func(bulwark.ProjectID) error { return nil },
+		Domain:     "apps.example.org", Now: func() time.Time { return b.clock }})
 	ok(t, err)
 	t.Cleanup(func() { b.Close() })
 	return b
@@ -143,7 +144,7 @@ func (b *book) value(app bulwark.AppID, use string, name bulwark.ConfigName, v s
 }
 
 func (b *book) place(app bulwark.AppID, use string, name bulwark.ConfigName) seal.Place {
-	return seal.Place{Node: b.Node(), Project: ledger.DefaultProject, App: app, Use: use, Name: name}
+	return seal.Place{Node: b.Node(), Project: bulwark.FirstProject, App: app, Use: use, Name: name}
 }
 
 func (b *book) set(p *person, app bulwark.AppID, base uint64, name bulwark.ConfigName, v string) *ledger.Receipt {

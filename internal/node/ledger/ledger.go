@@ -24,6 +24,7 @@ import (
 	"github.com/bulwark-paas/bulwark"
 	"github.com/bulwark-paas/bulwark/internal/db"
 	"github.com/bulwark-paas/bulwark/internal/enrol"
+	"github.com/bulwark-paas/bulwark/internal/right"
 	"github.com/bulwark-paas/bulwark/internal/seal"
 	"github.com/bulwark-paas/bulwark/internal/statement"
 )
@@ -34,6 +35,7 @@ type Ledger struct {
 	key     ed25519.PrivateKey
 	public  statement.Key
 	secrets func(bulwark.ProjectID) (*seal.Key, error)
+	project func(bulwark.ProjectID) error
 	domain  bulwark.HostName
 	now     func() time.Time
 }
@@ -44,6 +46,8 @@ type Config struct {
 	Key  ed25519.PrivateKey // the node's own
 	// Secrets returns the private key of a project.
 	Secrets func(bulwark.ProjectID) (*seal.Key, error)
+	// NewProject makes the keys of a project that is about to be created. It is safe twice.
+	NewProject func(bulwark.ProjectID) error
 	// Domain is the one below which every app has its name as a host name; nobody can claim a host there.
 	Domain bulwark.HostName
 	Now    func() time.Time // nil means time.Now
@@ -58,7 +62,7 @@ func Open(ctx context.Context, c Config) (*Ledger, error) {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	return &Ledger{db: d, key: c.Key, public: statement.NewKey(c.Key.Public().(ed25519.PublicKey)), secrets: c.Secrets, domain: c.Domain, now: c.Now}, nil
+	return &Ledger{db: d, key: c.Key, public: statement.NewKey(c.Key.Public().(ed25519.PublicKey)), secrets: c.Secrets, project: c.NewProject, domain: c.Domain, now: c.Now}, nil
 }
 
 // Close closes the ledger.
@@ -73,6 +77,7 @@ type Receipt struct {
 	Digest bulwark.Digest   `json:"digest"` // of the document
 	Kind   statement.Kind   `json:"kind"`
 	Person bulwark.PersonID `json:"person"`
+	Token  bulwark.TokenID  `json:"token,omitempty"` // of the person's, if it was not themselves
 	Key    string           `json:"key"`
 	App    bulwark.AppID    `json:"app,omitempty"`
 	Seq    uint64           `json:"seq"`
@@ -112,7 +117,7 @@ func (l *Ledger) submit(ctx context.Context, envelope []byte, check func(tx *sql
 		if err != nil {
 			return err
 		}
-		person, der, err := key(tx, "device", fingerprint)
+		p, der, err := l.who(tx, "device", fingerprint)
 		if err != nil {
 			return err
 		}
@@ -132,8 +137,11 @@ func (l *Ledger) submit(ctx context.Context, envelope []byte, check func(tx *sql
 			return bulwark.Fail(bulwark.KindForbidden, "The statement was signed more than a day ago, or by a clock that is wrong by that.",
 				"Run the command again; if it is refused again, set this machine's clock.", nil)
 		}
-		r := &Receipt{Digest: digest, Kind: s.Kind, Person: person, Key: fingerprint, App: s.App, Body: s.Body}
-		if err := l.apply(tx, s, r); err != nil {
+		if err := l.authorize(tx, p, s); err != nil {
+			return err
+		}
+		r := &Receipt{Digest: digest, Kind: s.Kind, Person: p.Person, Token: p.Token, Key: fingerprint, App: s.App, Body: s.Body}
+		if err := l.apply(tx, p, s, r); err != nil {
 			return err
 		}
 		if err := check(tx, r, s); err != nil {
@@ -161,7 +169,13 @@ func (l *Ledger) Enroll(ctx context.Context, envelope []byte) (*Receipt, error) 
 		if s.Node != l.Node() {
 			return bulwark.Fail(bulwark.KindForbidden, "The login token belongs to another installation.", "", nil)
 		}
-		if err := useToken(tx, e); err != nil {
+		// Who has the operator's one-time token owns the installation; who was invited gets the role of the invitation.
+		role := right.Grant{Org: bulwark.FirstOrg, Role: bulwark.Owner}
+		if e.Invitation != "" {
+			if role, err = l.useInvitation(tx, e); err != nil {
+				return err
+			}
+		} else if err := useToken(tx, e); err != nil {
 			return err
 		}
 		r := &Receipt{Digest: digest, Kind: s.Kind, Person: bulwark.NewPersonID(), Key: k.Fingerprint}
@@ -169,6 +183,9 @@ func (l *Ledger) Enroll(ctx context.Context, envelope []byte) (*Receipt, error) 
 			return err
 		}
 		if err := addKey(tx, "device", k.Fingerprint, k.PKIX(), r.Person); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(`INSERT INTO member (person, org, project, role) VALUES (?,?,?,?)`, r.Person, role.Org, role.Project, role.Role); err != nil {
 			return err
 		}
 		for _, line := range e.SSH {
@@ -252,9 +269,14 @@ func (l *Ledger) People(ctx context.Context) (n int, err error) {
 	return n, err
 }
 
-// KeyOwner says whose a key is: kind is "device" or "ssh".
-func (l *Ledger) KeyOwner(ctx context.Context, kind, fingerprint string) (bulwark.PersonID, error) {
-	p, _, err := key(l.db.Reader(), kind, fingerprint)
+// KeyOwner says whose a key is and what they may: kind is "device" or "ssh".
+// With the kind "person", fingerprint is a person's id.
+func (l *Ledger) KeyOwner(_ context.Context, kind, fingerprint string) (*Principal, error) {
+	if kind == "person" {
+		g, err := grants(l.db.Reader(), bulwark.PersonID(fingerprint))
+		return &Principal{Person: bulwark.PersonID(fingerprint), Grants: g}, err
+	}
+	p, _, err := l.who(l.db.Reader(), kind, fingerprint)
 	return p, err
 }
 

@@ -114,9 +114,9 @@ func TestSubmitRefuses(t *testing.T) {
 		"one of a stranger":                  {b.sign(stranger, statement.KindAppCreate, bulwark.NewAppID(), create("x")), bulwark.KindForbidden},
 		"one of a stranger in p's name":      {inHisName, bulwark.KindForbidden},
 		"another payload type":               {release, bulwark.KindForbidden},
-		"an enrolment":                       {b.sign(p.device, statement.KindEnroll, "", statement.Enroll{}), bulwark.KindNotFound},
+		"an enrolment":                       {b.sign(p.device, statement.KindEnroll, "", statement.Enroll{}), bulwark.KindInvalid},
 		"a kind that is none":                {b.sign(p.device, "app.steal", s.App, struct{}{}), bulwark.KindInvalid},
-		"a kind that is none, without app":   {b.sign(p.device, "people.all", "", struct{}{}), bulwark.KindNotFound},
+		"a kind that is none, without app":   {b.sign(p.device, "people.all", "", struct{}{}), bulwark.KindInvalid},
 		"a body with more than is known":     {b.sign(p.device, statement.KindAppCreate, bulwark.NewAppID(), map[string]any{"name": "more", "owner": "me"}), bulwark.KindInvalid},
 		"an app without an id":               {b.sign(p.device, statement.KindAppCreate, "", create("noid")), bulwark.KindInvalid},
 		"an app without a name":              {b.sign(p.device, statement.KindAppCreate, bulwark.NewAppID(), create("")), bulwark.KindInvalid},
@@ -192,7 +192,7 @@ func TestRemovedKey(t *testing.T) {
 		_, err := b.Submit(b.ctx(), b.sign(second, statement.KindKeyAdd, "", body))
 		isKind(t, err, bulwark.KindConflict)
 	}
-	if owner, err := b.KeyOwner(b.ctx(), "device", fingerprint(second)); err != nil || owner != p.id {
+	if owner, err := b.KeyOwner(b.ctx(), "device", fingerprint(second)); err != nil || owner.Person != p.id {
 		t.Fatalf("owner %s, %v", owner, err)
 	}
 	_, err = b.KeyOwner(b.ctx(), "ssh", fingerprint(second)) // a device key is no SSH key

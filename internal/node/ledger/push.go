@@ -77,8 +77,11 @@ func (l *Ledger) Push(ctx context.Context, app bulwark.AppID, raw []byte) (*Rece
 			return bulwark.Fail(bulwark.KindForbidden, fmt.Sprintf("The push was signed for app %s, not for %s.", cert.App, a.Name), "", nil)
 		}
 		fingerprint := ssh.FingerprintSHA256(cert.Signer)
-		person, _, err := key(tx, "ssh", fingerprint)
+		p, _, err := l.who(tx, "ssh", fingerprint)
 		if err != nil {
+			return err
+		}
+		if err := l.onApp(tx, p, app, statement.KindPush); err != nil {
 			return err
 		}
 		seed, err := l.spend(tx, app, cert.Nonce)
@@ -89,7 +92,7 @@ func (l *Ledger) Push(ctx context.Context, app bulwark.AppID, raw []byte) (*Rece
 		if err != nil {
 			return err
 		}
-		out = &Receipt{Digest: digest, Kind: statement.KindPush, Person: person, Key: fingerprint, App: app, Body: body}
+		out = &Receipt{Digest: digest, Kind: statement.KindPush, Person: p.Person, Key: fingerprint, App: app, Body: body}
 		return l.record(tx, out, "push:"+seed, raw)
 	})
 	return out, err
@@ -177,17 +180,23 @@ func (l *Ledger) ClaimedHosts(ctx context.Context) ([]bulwark.HostName, error) {
 	return out, rows.Err()
 }
 
+// EgressRule is a destination that an app's owners opened. Private: somebody did who may open what is not public.
+type EgressRule struct {
+	Rule    string
+	Private bool
+}
+
 // Egress returns what an app's owners allowed it to reach beside the internet.
-func (l *Ledger) Egress(ctx context.Context, app bulwark.AppID) ([]string, error) {
-	rows, err := l.db.Reader().QueryContext(ctx, `SELECT rule FROM egress WHERE app = ? ORDER BY rule`, app)
+func (l *Ledger) Egress(ctx context.Context, app bulwark.AppID) ([]EgressRule, error) {
+	rows, err := l.db.Reader().QueryContext(ctx, `SELECT rule, private FROM egress WHERE app = ? ORDER BY rule`, app)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
-	var out []string
+	var out []EgressRule
 	for rows.Next() {
-		var r string
-		if err := rows.Scan(&r); err != nil {
+		var r EgressRule
+		if err := rows.Scan(&r.Rule, &r.Private); err != nil {
 			return nil, err
 		}
 		out = append(out, r)

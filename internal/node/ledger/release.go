@@ -73,7 +73,7 @@ func (l *Ledger) Release(ctx context.Context, cause bulwark.Digest) (*statement.
 		if !errors.Is(err, sql.ErrNoRows) {
 			return err
 		}
-		if err := current(tx, receipt); err != nil {
+		if err := l.current(tx, receipt); err != nil {
 			return err
 		}
 		r, provenance, origin, err := l.compose(tx, app, receipt)
@@ -102,12 +102,8 @@ func (l *Ledger) Release(ctx context.Context, cause bulwark.Digest) (*statement.
 
 // current refuses a document whose time has passed: somebody's key was removed since, or newer code was released. What was
 // once signed must not come back when it suits somebody else.
-func current(tx *sql.Tx, receipt *Receipt) error {
-	kind := "device"
-	if receipt.Kind == statement.KindPush {
-		kind = "ssh"
-	}
-	if _, _, err := key(tx, kind, receipt.Key); err != nil {
+func (l *Ledger) current(tx *sql.Tx, receipt *Receipt) error {
+	if err := l.still(tx, receipt); err != nil {
 		return err
 	}
 	switch receipt.Kind {

@@ -162,7 +162,7 @@ func TestLaunchNeedsTheDocument(t *testing.T) {
 	r := &ledger.Receipt{Digest: bulwark.Sum(cause), App: app, Kind: statement.KindPush, Person: p.id}
 	prov, err := statement.Seal(statement.ProvenancePayloadType, b.provenance(r, "shop", bulwark.Sum([]byte("evil"))), b.node)
 	ok(t, err)
-	env, err := statement.SealRelease(&statement.Release{Version: 1, Node: b.Node(), Project: ledger.DefaultProject, App: app, Name: "shop", Generation: 1,
+	env, err := statement.SealRelease(&statement.Release{Version: 1, Node: b.Node(), Project: bulwark.FirstProject, App: app, Name: "shop", Generation: 1,
 		Image: bulwark.Sum([]byte("evil")), Provenance: bulwark.Sum(prov), Cause: statement.Cause{Kind: r.Kind, Person: r.Person, Digest: r.Digest}}, b.node)
 	ok(t, err)
 	_, err = b.Launch(b.ctx(), statement.Bundle{Release: env, Provenance: prov, Cause: cause})

@@ -114,5 +114,52 @@ CREATE TABLE image (
 `}, {ID: "ledger-registries", SQL: `
 ALTER TABLE registry ADD COLUMN packages INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE registry ADD COLUMN ca TEXT NOT NULL DEFAULT '';
-`}}
+`}, {ID: "ledger-tenants", SQL: tenants}}
 }
+
+// tenants is the schema of people's roles. Everybody who was there before was an owner, and stays one.
+const tenants = `
+CREATE TABLE org (
+	id   TEXT PRIMARY KEY,
+	name TEXT NOT NULL UNIQUE
+) STRICT;
+CREATE TABLE project (
+	id   TEXT PRIMARY KEY,
+	org  TEXT NOT NULL REFERENCES org (id),
+	name TEXT NOT NULL,
+	UNIQUE (org, name)
+) STRICT;
+CREATE TABLE member (
+	person  TEXT NOT NULL REFERENCES person (id),
+	org     TEXT NOT NULL REFERENCES org (id),
+	project TEXT NOT NULL,
+	role    TEXT NOT NULL,
+	PRIMARY KEY (person, org, project)
+) STRICT;
+CREATE TABLE invitation (
+	fingerprint TEXT PRIMARY KEY,
+	public      BLOB NOT NULL,
+	name        TEXT NOT NULL,
+	org         TEXT NOT NULL REFERENCES org (id),
+	project     TEXT NOT NULL,
+	role        TEXT NOT NULL,
+	inviter     TEXT NOT NULL REFERENCES person (id),
+	until       INTEGER NOT NULL,
+	ended       INTEGER NOT NULL DEFAULT 0
+) STRICT;
+CREATE TABLE access_token (
+	id          TEXT PRIMARY KEY,
+	name        TEXT NOT NULL,
+	fingerprint TEXT NOT NULL UNIQUE,
+	public      BLOB NOT NULL,
+	person      TEXT NOT NULL REFERENCES person (id),
+	scopes      TEXT NOT NULL,
+	until       INTEGER NOT NULL,
+	ended       INTEGER NOT NULL DEFAULT 0
+) STRICT;
+ALTER TABLE egress ADD COLUMN private INTEGER NOT NULL DEFAULT 0;
+UPDATE egress SET private = 1;
+INSERT INTO org (id, name) VALUES ('org_00000000000000000000000000', 'main');
+INSERT INTO project (id, org, name) VALUES ('prj_00000000000000000000000000', 'org_00000000000000000000000000', 'main');
+INSERT INTO member (person, org, project, role) SELECT id, 'org_00000000000000000000000000', '', 'owner' FROM person;
+`

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/bulwark-paas/bulwark"
+	"github.com/bulwark-paas/bulwark/internal/right"
 	"github.com/bulwark-paas/bulwark/internal/statement"
 )
 
@@ -18,6 +19,7 @@ type Receipt struct {
 	Digest bulwark.Digest       `json:"digest"`
 	Kind   statement.Kind       `json:"kind"`
 	Person bulwark.PersonID     `json:"person"`
+	Token  bulwark.TokenID      `json:"token,omitempty"`
 	Key    string               `json:"key"`
 	App    bulwark.AppID        `json:"app,omitempty"`
 	Seq    uint64               `json:"seq"`
@@ -53,11 +55,45 @@ type Nonce struct {
 	Seed string `json:"seed"`
 }
 
-// KeyOwner asks whose key it is: kind is "ssh" or "device".
+// KeyOwner asks whose key it is: kind is "ssh" or "device". With "person", the fingerprint is a person's id.
 type KeyOwner struct {
-	Kind        string           `json:"kind"`
-	Fingerprint string           `json:"fingerprint"`
-	Person      bulwark.PersonID `json:"person,omitempty"`
+	Kind        string `json:"kind"`
+	Fingerprint string `json:"fingerprint"`
+	// The answer.
+	Person bulwark.PersonID  `json:"person,omitempty"`
+	Token  bulwark.TokenID   `json:"token,omitempty"` // of the person's, if the key is a token's
+	Scopes []statement.Scope `json:"scopes,omitempty"`
+	Grants []right.Grant     `json:"grants,omitempty"` // of the person
+}
+
+// Members asks who belongs to an organisation.
+type Members struct {
+	Org bulwark.OrgID `json:"org"`
+}
+
+// Member is somebody's role in an organisation, or in a project of it.
+type Member struct {
+	Person  bulwark.PersonID  `json:"person"`
+	Name    string            `json:"name"`
+	Project bulwark.ProjectID `json:"project,omitempty"`
+	Role    bulwark.Role      `json:"role"`
+	// Invited is until when an invitation is good that nobody has taken up; Person is empty then.
+	Invited *time.Time `json:"invited,omitempty"`
+}
+
+// Tokens asks for somebody's access tokens.
+type Tokens struct {
+	Person bulwark.PersonID `json:"person"`
+}
+
+// Token is an access token; its key stays where it was made.
+type Token struct {
+	ID     bulwark.TokenID   `json:"id"`
+	Name   string            `json:"name"`
+	Person bulwark.PersonID  `json:"person"`
+	Scopes []statement.Scope `json:"scopes"`
+	Until  time.Time         `json:"until"`
+	Ended  bool              `json:"ended,omitempty"`
 }
 
 // Key is a key of a person's that was not removed.
