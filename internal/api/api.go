@@ -22,19 +22,34 @@ type API struct {
 	mux  *http.ServeMux
 	log  *slog.Logger
 	who  func(*http.Request) (access.Actor, error)
+	// decide answers with nil if the actor may do that.
+	decide Decide
+	routes []Route
 }
+
+// Route is an endpoint as it was registered.
+type Route struct {
+	Method, Path string
+	Action       access.Action
+}
+
+// Routes returns every endpoint that was registered.
+func (a *API) Routes() []Route { return a.routes }
+
+// Decide is the one decision function.
+type Decide func(context.Context, access.Actor, access.Action, access.Resource) error
 
 // actorKey keeps the caller's identity in a request's context between the middleware and the wrapper below; nothing else
 // looks at it.
 type actorKey struct{}
 
-// New makes an API. who tells who makes a request; an error refuses it.
-func New(version string, log *slog.Logger, who func(*http.Request) (access.Actor, error)) *API {
+// New makes an API. who tells who makes a request, decide what they may; an error refuses it.
+func New(version string, log *slog.Logger, who func(*http.Request) (access.Actor, error), decide Decide) *API {
 	mux := http.NewServeMux()
 	config := huma.DefaultConfig("Bulwark", version)
 	config.DocsPath = "" // the page would load scripts from elsewhere
 	config.CreateHooks = nil
-	a := &API{mux: mux, log: log, who: who}
+	a := &API{mux: mux, log: log, who: who, decide: decide}
 	a.huma = humago.New(mux, config)
 	a.huma.UseMiddleware(func(ctx huma.Context, next func(huma.Context)) {
 		r, _ := humago.Unwrap(ctx)
@@ -69,9 +84,9 @@ type Out[T any] struct {
 
 // Register adds an endpoint. The decision is made here, before f.
 func Register[In Resourced, T any](a *API, op Op, f func(context.Context, access.Actor, *In) (T, error)) {
-	huma.Register(a.huma, operation(op), func(ctx context.Context, in *In) (*Out[T], error) {
+	huma.Register(a.huma, a.operation(op), func(ctx context.Context, in *In) (*Out[T], error) {
 		actor, _ := ctx.Value(actorKey{}).(access.Actor)
-		if err := access.Decide(actor, op.Action, (*in).Resource()); err != nil {
+		if err := a.decide(ctx, actor, op.Action, (*in).Resource()); err != nil {
 			return nil, a.status(err)
 		}
 		out, err := f(ctx, actor, in)
@@ -84,9 +99,9 @@ func Register[In Resourced, T any](a *API, op Op, f func(context.Context, access
 
 // Stream adds an endpoint that answers with JSON lines for as long as f runs. An error of begin is an ordinary one.
 func Stream[In Resourced](a *API, op Op, begin func(context.Context, access.Actor, *In) (func(context.Context, func(any) error), error)) {
-	huma.Register(a.huma, operation(op), func(ctx context.Context, in *In) (*huma.StreamResponse, error) {
+	huma.Register(a.huma, a.operation(op), func(ctx context.Context, in *In) (*huma.StreamResponse, error) {
 		actor, _ := ctx.Value(actorKey{}).(access.Actor)
-		if err := access.Decide(actor, op.Action, (*in).Resource()); err != nil {
+		if err := a.decide(ctx, actor, op.Action, (*in).Resource()); err != nil {
 			return nil, a.status(err)
 		}
 		run, err := begin(ctx, actor, in)
@@ -102,7 +117,9 @@ func Stream[In Resourced](a *API, op Op, begin func(context.Context, access.Acto
 	})
 }
 
-func operation(op Op) huma.Operation {
+// operation is what huma is told of an endpoint; there is no other way to register one.
+func (a *API) operation(op Op) huma.Operation {
+	a.routes = append(a.routes, Route{Method: op.Method, Path: "/v1" + op.Path, Action: op.Action})
 	return huma.Operation{OperationID: op.ID, Method: op.Method, Path: "/v1" + op.Path, Summary: op.Summary,
 		MaxBodyBytes: 16 << 20, Metadata: map[string]any{"action": string(op.Action)},
 		Extensions: map[string]any{"x-bulwark-action": string(op.Action)}}

@@ -13,9 +13,9 @@ import (
 // Upgrade adds an endpoint whose answer is written by the function that begin returns, which may take the connection over.
 // An error of begin is an ordinary one.
 func Upgrade[In Resourced](a *API, op Op, begin func(context.Context, access.Actor, *In) (http.HandlerFunc, error)) {
-	huma.Register(a.huma, operation(op), func(ctx context.Context, in *In) (*huma.StreamResponse, error) {
+	huma.Register(a.huma, a.operation(op), func(ctx context.Context, in *In) (*huma.StreamResponse, error) {
 		actor, _ := ctx.Value(actorKey{}).(access.Actor)
-		if err := access.Decide(actor, op.Action, (*in).Resource()); err != nil {
+		if err := a.decide(ctx, actor, op.Action, (*in).Resource()); err != nil {
 			return nil, a.status(err)
 		}
 		answer, err := begin(ctx, actor, in)

@@ -25,7 +25,7 @@ type incomingKey struct{}
 // Upload adds an endpoint that takes a body of at most so many bytes as it comes, without keeping it in memory. The
 // decision is made before f, and before the first byte of the body is read. A sender that stalls is cut off.
 func Upload[In Resourced, T any](a *API, op Op, most int64, f func(context.Context, access.Actor, *In, io.Reader) (T, error)) {
-	o := operation(op)
+	o := a.operation(op)
 	o.RequestBody = &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{
 		"application/octet-stream": {Schema: &huma.Schema{Type: huma.TypeString, Format: "binary"}}}}
 	o.Middlewares = huma.Middlewares{func(ctx huma.Context, next func(huma.Context)) {
@@ -35,7 +35,7 @@ func Upload[In Resourced, T any](a *API, op Op, most int64, f func(context.Conte
 	}}
 	huma.Register(a.huma, o, func(ctx context.Context, in *In) (*Out[T], error) {
 		actor, _ := ctx.Value(actorKey{}).(access.Actor)
-		if err := access.Decide(actor, op.Action, (*in).Resource()); err != nil {
+		if err := a.decide(ctx, actor, op.Action, (*in).Resource()); err != nil {
 			return nil, a.status(err)
 		}
 		body := ctx.Value(incomingKey{}).(*incoming)

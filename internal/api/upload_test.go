@@ -28,6 +28,11 @@ func TestUpload(t *testing.T) {
 	api.Shape()
 	a := api.New("test", slog.New(slog.DiscardHandler), func(r *http.Request) (access.Actor, error) {
 		return access.Actor{Person: bulwark.PersonID(r.Header.Get("Person"))}, nil
+	}, func(_ context.Context, actor access.Actor, _ access.Action, _ access.Resource) error {
+		if actor.Person == "" {
+			return bulwark.Failf(bulwark.KindUnauthorized, "You are not signed in.")
+		}
+		return nil
 	})
 	read := 0
 	api.Upload(a, api.Op{ID: "up", Method: http.MethodPut, Path: "/{app}/up", Action: access.Deploy}, 1<<20,

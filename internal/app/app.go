@@ -7,6 +7,7 @@ package app
 import (
 	"context"
 	"database/sql"
+	"encoding/json"
 	"errors"
 	"time"
 
@@ -70,7 +71,7 @@ func scan(row interface{ Scan(...any) error }) (*App, error) {
 	var created string
 	err := row.Scan(&a.ID, &a.Project, &a.Name, &a.Promoted, &a.Config, &created)
 	if errors.Is(err, sql.ErrNoRows) {
-		return nil, bulwark.Fail(bulwark.KindNotFound, "There is no such app.", "See bulwark apps list.", nil)
+		return nil, bulwark.NoSuchApp()
 	}
 	if err != nil {
 		return nil, err
@@ -79,9 +80,34 @@ func scan(row interface{ Scan(...any) error }) (*App, error) {
 	return &a, err
 }
 
-// ByName returns an app that was not destroyed.
-func ByName(ctx context.Context, q Queryer, name bulwark.AppName) (*App, error) {
-	return scan(q.QueryRowContext(ctx, `SELECT `+columns+` FROM app WHERE name = ? AND destroyed = 0`, name))
+// ByName returns an app of a tenant's that was not destroyed.
+func ByName(ctx context.Context, q Queryer, in bulwark.Tenant, name bulwark.AppName) (*App, error) {
+	orgs, projects, err := lists(in)
+	if err != nil {
+		return nil, err
+	}
+	return scan(q.QueryRowContext(ctx, `SELECT `+columns+` FROM app WHERE name = ? AND destroyed = 0 AND `+inTenant, name, orgs, projects))
+}
+
+// inTenant is the condition that a row belongs to a tenant; its two parameters come from lists.
+const inTenant = `project IN (SELECT id FROM project WHERE org IN (SELECT value FROM json_each(?)) UNION SELECT value FROM json_each(?))`
+
+func lists(in bulwark.Tenant) (orgs, projects string, err error) {
+	o, err := json.Marshal(append([]bulwark.OrgID{}, in.Orgs...))
+	if err != nil {
+		return "", "", err
+	}
+	p, err := json.Marshal(append([]bulwark.ProjectID{}, in.Projects...))
+	return string(o), string(p), err
+}
+
+// PlaceOf returns where the app of a name is. It is for the decision whether somebody may know, and for nothing else.
+func PlaceOf(ctx context.Context, q Queryer, name bulwark.AppName) (id bulwark.AppID, project bulwark.ProjectID, org bulwark.OrgID, err error) {
+	err = q.QueryRowContext(ctx, `SELECT a.id, p.id, p.org FROM app a JOIN project p ON p.id = a.project WHERE a.name = ? AND a.destroyed = 0`, name).Scan(&id, &project, &org)
+	if errors.Is(err, sql.ErrNoRows) {
+		err = bulwark.NoSuchApp()
+	}
+	return id, project, org, err
 }
 
 // ByID returns an app that was not destroyed.
@@ -89,9 +115,21 @@ func ByID(ctx context.Context, q Queryer, id bulwark.AppID) (*App, error) {
 	return scan(q.QueryRowContext(ctx, `SELECT `+columns+` FROM app WHERE id = ? AND destroyed = 0`, id))
 }
 
-// All returns every app that was not destroyed, by name.
-func All(ctx context.Context, q Queryer) ([]App, error) {
-	rows, err := q.QueryContext(ctx, `SELECT `+columns+` FROM app WHERE destroyed = 0 ORDER BY name`)
+// All returns a tenant's apps that were not destroyed, by name.
+func All(ctx context.Context, q Queryer, in bulwark.Tenant) ([]App, error) {
+	orgs, projects, err := lists(in)
+	if err != nil {
+		return nil, err
+	}
+	return apps(q.QueryContext(ctx, `SELECT `+columns+` FROM app WHERE destroyed = 0 AND `+inTenant+` ORDER BY name`, orgs, projects))
+}
+
+// Everywhere returns every app that was not destroyed, for what keeps the platform as it should be; no person asks it.
+func Everywhere(ctx context.Context, q Queryer) ([]App, error) {
+	return apps(q.QueryContext(ctx, `SELECT `+columns+` FROM app WHERE destroyed = 0 ORDER BY name`))
+}
+
+func apps(rows *sql.Rows, err error) ([]App, error) {
 	if err != nil {
 		return nil, err
 	}

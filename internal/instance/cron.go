@@ -71,7 +71,7 @@ func (c *Cron) due(ctx context.Context) {
 	if minute.Equal(c.last) {
 		return
 	}
-	apps, err := app.All(ctx, c.m.db.Reader())
+	apps, err := app.Everywhere(ctx, c.m.db.Reader())
 	if err != nil {
 		c.log.Error("apps cannot be read", "error", err)
 		return

@@ -118,7 +118,7 @@ func (p *Pusher) Drain(ctx context.Context, id bulwark.InstanceID, within time.D
 
 // table reads all that the table is made of.
 func (p *Pusher) table(ctx context.Context) (bulwark.Table, []instance.Row, error) {
-	apps, err := app.All(ctx, p.db.Reader())
+	apps, err := app.Everywhere(ctx, p.db.Reader())
 	if err != nil {
 		return bulwark.Table{}, nil, err
 	}

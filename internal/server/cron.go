@@ -19,8 +19,8 @@ type cronIn struct {
 	Job bulwark.ProcessType `path:"job" doc:"name of the cron job"`
 }
 
-func (s *Server) listCron(ctx context.Context, _ access.Actor, in *AppPath) ([]client.CronJob, error) {
-	a, err := app.ByName(ctx, s.db.Reader(), in.App)
+func (s *Server) listCron(ctx context.Context, actor access.Actor, in *AppPath) ([]client.CronJob, error) {
+	a, err := app.ByName(ctx, s.db.Reader(), actor.Tenant(), in.App)
 	if err != nil {
 		return nil, err
 	}
@@ -52,7 +52,7 @@ func (s *Server) listCron(ctx context.Context, _ access.Actor, in *AppPath) ([]c
 }
 
 func (s *Server) runCron(ctx context.Context, actor access.Actor, in *cronIn) (client.CronRun, error) {
-	a, err := app.ByName(ctx, s.db.Reader(), in.App)
+	a, err := app.ByName(ctx, s.db.Reader(), actor.Tenant(), in.App)
 	if err != nil {
 		return client.CronRun{}, err
 	}

@@ -23,8 +23,8 @@ type uploadIn struct {
 }
 
 // upload keeps a folder or an image archive until a statement names it.
-func (s *Server) upload(ctx context.Context, _ access.Actor, in *uploadIn, body io.Reader) (struct{}, error) {
-	a, err := app.ByName(ctx, s.db.Reader(), in.App)
+func (s *Server) upload(ctx context.Context, actor access.Actor, in *uploadIn, body io.Reader) (struct{}, error) {
+	a, err := app.ByName(ctx, s.db.Reader(), actor.Tenant(), in.App)
 	if err != nil {
 		return struct{}{}, err
 	}
@@ -46,10 +46,10 @@ func unverified(envelope []byte) (st statement.Statement) {
 // deploy takes a statement that names an upload, and enqueues the operation.
 func (s *Server) deploy(ctx context.Context, actor access.Actor, in *appSignedIn) (client.Operation, error) {
 	fail := func(err error) (client.Operation, error) { return client.Operation{}, err }
-	if err := access.Decide(actor, access.Deploy, in.Resource()); err != nil {
+	if err := s.decide(ctx, actor, access.Deploy, in.Resource()); err != nil {
 		return fail(err)
 	}
-	a, err := app.ByName(ctx, s.db.Reader(), in.App)
+	a, err := app.ByName(ctx, s.db.Reader(), actor.Tenant(), in.App)
 	if err != nil {
 		return fail(err)
 	}

@@ -1,7 +1,6 @@
 package server
 
 import (
-	"context"
 	"net/http"
 
 	"github.com/bulwark-paas/bulwark"
@@ -62,9 +61,17 @@ func (s *Server) endpoints(a *api.API) {
 	api.Register(a, api.Op{ID: "info", Method: get, Path: "/info", Summary: "What the server says about itself", Action: access.Open}, s.info)
 	api.Register(a, api.Op{ID: "login", Method: post, Path: "/login", Summary: "Enrol a device", Action: access.Open}, s.login)
 	api.Register(a, api.Op{ID: "whoami", Method: get, Path: "/whoami", Summary: "Who is signed in", Action: access.ReadSelf},
-		func(_ context.Context, actor access.Actor, _ *platformIn) (client.Me, error) {
-			return client.Me{Person: actor.Person}, nil
-		})
+		s.whoami)
+	api.Register(a, api.Op{ID: "list-orgs", Method: get, Path: "/orgs", Summary: "List the organisations that you belong to", Action: access.ListOrgs}, s.listOrgs)
+	api.Register(a, api.Op{ID: "create-org", Method: post, Path: "/orgs", Summary: "Create an organisation by a statement", Action: access.CreateOrg}, s.createOrg)
+	api.Register(a, api.Op{ID: "create-project", Method: post, Path: "/orgs/{org}/projects", Summary: "Create a project by a statement", Action: access.CreateProject}, s.createProject)
+	api.Register(a, api.Op{ID: "list-members", Method: get, Path: "/orgs/{org}/members", Summary: "List who belongs to an organisation", Action: access.ReadMembers}, s.listMembers)
+	api.Register(a, api.Op{ID: "change-members", Method: post, Path: "/orgs/{org}/members", Summary: "Change by a statement who belongs to an organisation", Action: access.ManageMembers}, s.changeMembers)
+	api.Register(a, api.Op{ID: "change-project-members", Method: post, Path: "/projects/{project}/members", Summary: "Change by a statement who belongs to a project", Action: access.ManageMembers}, s.changeProjectMembers)
+	api.Register(a, api.Op{ID: "leave-org", Method: post, Path: "/orgs/{org}/leave", Summary: "Leave an organisation by a statement", Action: access.Leave}, s.leave)
+	api.Register(a, api.Op{ID: "list-tokens", Method: get, Path: "/tokens", Summary: "List your access tokens", Action: access.ManageTokens}, s.listTokens)
+	api.Register(a, api.Op{ID: "change-tokens", Method: post, Path: "/tokens", Summary: "Make or revoke an access token by a statement", Action: access.ManageTokens}, s.changeTokens)
+	api.Register(a, api.Op{ID: "explain-policy", Method: get, Path: "/policy", Summary: "Why something is allowed or refused", Action: access.ExplainPolicy}, s.explain)
 	api.Register(a, api.Op{ID: "status", Method: get, Path: "/status", Summary: "State of the platform", Action: access.ReadStatus}, s.status)
 	api.Register(a, api.Op{ID: "list-keys", Method: get, Path: "/keys", Summary: "List keys", Action: access.ReadKeys}, s.listKeys)
 	api.Register(a, api.Op{ID: "add-key", Method: post, Path: "/keys", Summary: "Register a key", Action: access.ManageKeys}, s.manageKeys)

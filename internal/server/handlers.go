@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -29,10 +30,13 @@ func (s *Server) info(ctx context.Context, _ access.Actor, _ *platformIn) (clien
 	return client.Info{Envelope: out.Envelope, Fresh: out.Fresh, Version: s.config.Version}, err
 }
 
-func (s *Server) login(ctx context.Context, _ access.Actor, in *signedIn) (client.Me, error) {
+func (s *Server) login(ctx context.Context, actor access.Actor, in *signedIn) (client.Me, error) {
+	if err := s.failures.full(actor.From); err != nil {
+		return client.Me{}, err
+	}
 	r, err := s.inbox.take(ctx, "enroll", in.Body.Envelope, noted)
 	if err != nil {
-		return client.Me{}, err
+		return client.Me{}, errors.Join(err, s.failures.take(actor.From))
 	}
 	return client.Me{Person: r.Person}, nil
 }
@@ -83,6 +87,8 @@ func (s *Server) settled(ctx context.Context, tx *sql.Tx, r *nodeapi.Receipt) er
 		return err
 	case statement.KindDomainAdd, statement.KindDomainRemove, statement.KindBuildSecret, statement.KindEgressAllow, statement.KindEgressDeny:
 		return s.set(ctx, tx, r)
+	case statement.KindOrgCreate, statement.KindProjectCreate:
+		return placed(ctx, tx, r)
 	case statement.KindRegistryAllow, statement.KindRegistryRemove:
 		return applyRegistry(ctx, tx, r)
 	case statement.KindDeploy:
@@ -100,7 +106,7 @@ func (s *Server) manageKeys(ctx context.Context, actor access.Actor, in *signedI
 	return struct{}{}, err
 }
 
-func (s *Server) createApp(ctx context.Context, _ access.Actor, in *signedIn) (client.App, error) {
+func (s *Server) createApp(ctx context.Context, _ access.Actor, in *newAppIn) (client.App, error) {
 	var a *app.App
 	_, err := s.submit(ctx, in.Body.Envelope, "", func(ctx context.Context, tx *sql.Tx, r *nodeapi.Receipt) (err error) {
 		a, err = created(ctx, tx, r)
@@ -118,18 +124,18 @@ func created(_ context.Context, tx *sql.Tx, r *nodeapi.Receipt) (*app.App, error
 	if err := json.Unmarshal(r.Body, &body); err != nil {
 		return nil, err
 	}
-	a := app.App{ID: r.App, Project: defaultProject, Name: body.Name, Created: time.Now()}
+	if body.Project == "" {
+		body.Project = bulwark.FirstProject
+	}
+	a := app.App{ID: r.App, Project: body.Project, Name: body.Name, Created: time.Now()}
 	if err := app.Insert(tx, a); err != nil {
 		return nil, err
 	}
 	return &a, audit.Write(tx, audit.Entry{Project: a.Project, Actor: r.Person, Action: string(r.Kind), Resource: access.App(a.Name).String(), Outcome: "done"})
 }
 
-// defaultProject is the one project of an installation until there are more; the node's ledger has the same.
-const defaultProject = bulwark.ProjectID("prj_00000000000000000000000000")
-
-func (s *Server) listApps(ctx context.Context, _ access.Actor, _ *platformIn) ([]client.App, error) {
-	all, err := app.All(ctx, s.db.Reader())
+func (s *Server) listApps(ctx context.Context, actor access.Actor, _ *platformIn) ([]client.App, error) {
+	all, err := app.All(ctx, s.db.Reader(), actor.Tenant())
 	if err != nil {
 		return nil, err
 	}
@@ -139,6 +145,9 @@ func (s *Server) listApps(ctx context.Context, _ access.Actor, _ *platformIn) ([
 	}
 	out := make([]client.App, 0, len(all))
 	for _, a := range all {
+		if s.decide(ctx, actor, access.ReadApp, access.App(a.Name)) != nil {
+			continue // a token sees those of its scopes
+		}
 		v, err := s.view(ctx, &a, domains)
 		if err != nil {
 			return nil, err
@@ -148,8 +157,8 @@ func (s *Server) listApps(ctx context.Context, _ access.Actor, _ *platformIn) ([
 	return out, nil
 }
 
-func (s *Server) getApp(ctx context.Context, _ access.Actor, in *AppPath) (client.App, error) {
-	a, err := app.ByName(ctx, s.db.Reader(), in.App)
+func (s *Server) getApp(ctx context.Context, actor access.Actor, in *AppPath) (client.App, error) {
+	a, err := app.ByName(ctx, s.db.Reader(), actor.Tenant(), in.App)
 	if err != nil {
 		return client.App{}, err
 	}
@@ -213,8 +222,8 @@ func (s *Server) gitHost() string {
 	return string(s.config.Domain)
 }
 
-func (s *Server) destroyApp(ctx context.Context, _ access.Actor, in *appSignedIn) (struct{}, error) {
-	a, err := app.ByName(ctx, s.db.Reader(), in.App)
+func (s *Server) destroyApp(ctx context.Context, actor access.Actor, in *appSignedIn) (struct{}, error) {
+	a, err := app.ByName(ctx, s.db.Reader(), actor.Tenant(), in.App)
 	if err != nil {
 		return struct{}{}, err
 	}
@@ -253,7 +262,7 @@ func (s *Server) change(ctx context.Context, actor access.Actor, in *appSignedIn
 	if unverified(in.Body.Envelope).Kind == statement.KindDeploy {
 		return s.deploy(ctx, actor, in)
 	}
-	a, err := app.ByName(ctx, s.db.Reader(), in.App)
+	a, err := app.ByName(ctx, s.db.Reader(), actor.Tenant(), in.App)
 	if err != nil {
 		return client.Operation{}, err
 	}
@@ -335,8 +344,8 @@ func changes(tx *sql.Tx, a *app.App, r *nodeapi.Receipt) (string, error) {
 }
 
 // setting takes a statement that changes how an app is reached or what it may reach; no release follows.
-func (s *Server) setting(ctx context.Context, _ access.Actor, in *appSignedIn) (struct{}, error) {
-	a, err := app.ByName(ctx, s.db.Reader(), in.App)
+func (s *Server) setting(ctx context.Context, actor access.Actor, in *appSignedIn) (struct{}, error) {
+	a, err := app.ByName(ctx, s.db.Reader(), actor.Tenant(), in.App)
 	if err != nil {
 		return struct{}{}, err
 	}
@@ -362,24 +371,24 @@ func (s *Server) set(ctx context.Context, tx *sql.Tx, r *nodeapi.Receipt) error 
 		Outcome: "done", Detail: detail})
 }
 
-func (s *Server) listReleases(ctx context.Context, _ access.Actor, in *AppPath) ([]client.Release, error) {
-	a, err := app.ByName(ctx, s.db.Reader(), in.App)
+func (s *Server) listReleases(ctx context.Context, actor access.Actor, in *AppPath) ([]client.Release, error) {
+	a, err := app.ByName(ctx, s.db.Reader(), actor.Tenant(), in.App)
 	if err != nil {
 		return nil, err
 	}
 	return release.List(ctx, s.db.Reader(), a.ID)
 }
 
-func (s *Server) listBuilds(ctx context.Context, _ access.Actor, in *AppPath) ([]client.Build, error) {
-	a, err := app.ByName(ctx, s.db.Reader(), in.App)
+func (s *Server) listBuilds(ctx context.Context, actor access.Actor, in *AppPath) ([]client.Build, error) {
+	a, err := app.ByName(ctx, s.db.Reader(), actor.Tenant(), in.App)
 	if err != nil {
 		return nil, err
 	}
 	return build.List(ctx, s.db.Reader(), a.ID, 0)
 }
 
-func (s *Server) getBuild(ctx context.Context, _ access.Actor, in *buildIn) (client.Build, error) {
-	a, err := app.ByName(ctx, s.db.Reader(), in.App)
+func (s *Server) getBuild(ctx context.Context, actor access.Actor, in *buildIn) (client.Build, error) {
+	a, err := app.ByName(ctx, s.db.Reader(), actor.Tenant(), in.App)
 	if err != nil {
 		return client.Build{}, err
 	}
@@ -394,7 +403,7 @@ func (s *Server) getBuild(ctx context.Context, _ access.Actor, in *buildIn) (cli
 }
 
 func (s *Server) cancelBuild(ctx context.Context, actor access.Actor, in *AppPath) (struct{}, error) {
-	a, err := app.ByName(ctx, s.db.Reader(), in.App)
+	a, err := app.ByName(ctx, s.db.Reader(), actor.Tenant(), in.App)
 	if err != nil {
 		return struct{}{}, err
 	}

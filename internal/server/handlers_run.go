@@ -18,8 +18,8 @@ import (
 	"github.com/bulwark-paas/bulwark/internal/statement"
 )
 
-func (s *Server) listInstances(ctx context.Context, _ access.Actor, in *AppPath) ([]client.Instance, error) {
-	a, err := app.ByName(ctx, s.db.Reader(), in.App)
+func (s *Server) listInstances(ctx context.Context, actor access.Actor, in *AppPath) ([]client.Instance, error) {
+	a, err := app.ByName(ctx, s.db.Reader(), actor.Tenant(), in.App)
 	if err != nil {
 		return nil, err
 	}
@@ -58,7 +58,7 @@ func (s *Server) listInstances(ctx context.Context, _ access.Actor, in *AppPath)
 }
 
 func (s *Server) scale(ctx context.Context, actor access.Actor, in *scaleIn) (client.App, error) {
-	a, err := app.ByName(ctx, s.db.Reader(), in.App)
+	a, err := app.ByName(ctx, s.db.Reader(), actor.Tenant(), in.App)
 	if err != nil {
 		return client.App{}, err
 	}
@@ -81,7 +81,7 @@ func (s *Server) scale(ctx context.Context, actor access.Actor, in *scaleIn) (cl
 }
 
 func (s *Server) restartApp(ctx context.Context, actor access.Actor, in *AppPath) (client.Operation, error) {
-	a, err := app.ByName(ctx, s.db.Reader(), in.App)
+	a, err := app.ByName(ctx, s.db.Reader(), actor.Tenant(), in.App)
 	if err != nil {
 		return client.Operation{}, err
 	}
@@ -102,8 +102,8 @@ func (s *Server) restartApp(ctx context.Context, actor access.Actor, in *AppPath
 	return client.Operation{ID: op.ID, Kind: op.Kind, State: job.Waiting}, nil
 }
 
-func (s *Server) getConfig(ctx context.Context, _ access.Actor, in *AppPath) (client.AppConfig, error) {
-	a, err := app.ByName(ctx, s.db.Reader(), in.App)
+func (s *Server) getConfig(ctx context.Context, actor access.Actor, in *AppPath) (client.AppConfig, error) {
+	a, err := app.ByName(ctx, s.db.Reader(), actor.Tenant(), in.App)
 	if err != nil {
 		return client.AppConfig{}, err
 	}
@@ -121,7 +121,7 @@ type revealed struct {
 }
 
 func (s *Server) reveal(ctx context.Context, actor access.Actor, in *appSignedIn) (revealed, error) {
-	a, err := app.ByName(ctx, s.db.Reader(), in.App)
+	a, err := app.ByName(ctx, s.db.Reader(), actor.Tenant(), in.App)
 	if err != nil {
 		return revealed{}, err
 	}
@@ -134,8 +134,8 @@ func (s *Server) reveal(ctx context.Context, actor access.Actor, in *appSignedIn
 	return revealed(out), err
 }
 
-func (s *Server) proof(ctx context.Context, _ access.Actor, in *proofIn) (client.Proof, error) {
-	a, err := app.ByName(ctx, s.db.Reader(), in.App)
+func (s *Server) proof(ctx context.Context, actor access.Actor, in *proofIn) (client.Proof, error) {
+	a, err := app.ByName(ctx, s.db.Reader(), actor.Tenant(), in.App)
 	if err != nil {
 		return client.Proof{}, err
 	}
@@ -153,7 +153,7 @@ func (s *Server) proof(ctx context.Context, _ access.Actor, in *proofIn) (client
 
 func (s *Server) status(ctx context.Context, _ access.Actor, _ *platformIn) (client.Status, error) {
 	out := client.Status{Version: s.config.Version, Node: "ok", Edge: "ok"}
-	apps, err := app.All(ctx, s.db.Reader())
+	apps, err := app.Everywhere(ctx, s.db.Reader())
 	if err != nil {
 		return out, err
 	}
@@ -177,8 +177,8 @@ func (s *Server) status(ctx context.Context, _ access.Actor, _ *platformIn) (cli
 	return out, err
 }
 
-func (s *Server) watch(ctx context.Context, _ access.Actor, in *operationIn) (func(context.Context, func(any) error), error) {
-	a, err := app.ByName(ctx, s.db.Reader(), in.App)
+func (s *Server) watch(ctx context.Context, actor access.Actor, in *operationIn) (func(context.Context, func(any) error), error) {
+	a, err := app.ByName(ctx, s.db.Reader(), actor.Tenant(), in.App)
 	if err != nil {
 		return nil, err
 	}
@@ -194,8 +194,8 @@ func (s *Server) watch(ctx context.Context, _ access.Actor, in *operationIn) (fu
 }
 
 // logs passes an app's log on.
-func (s *Server) logs(ctx context.Context, _ access.Actor, in *logsIn) (func(context.Context, func(any) error), error) {
-	a, err := app.ByName(ctx, s.db.Reader(), in.App)
+func (s *Server) logs(ctx context.Context, actor access.Actor, in *logsIn) (func(context.Context, func(any) error), error) {
+	a, err := app.ByName(ctx, s.db.Reader(), actor.Tenant(), in.App)
 	if err != nil {
 		return nil, err
 	}

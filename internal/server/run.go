@@ -20,7 +20,7 @@ import (
 // run passes a one-off command on to the node. For one with a terminal the server is a pipe between the person and the node:
 // what goes through it is encrypted and authenticated from end to end, see package terminal.
 func (s *Server) run(ctx context.Context, actor access.Actor, in *appSignedIn) (http.HandlerFunc, error) {
-	a, err := app.ByName(ctx, s.db.Reader(), in.App)
+	a, err := app.ByName(ctx, s.db.Reader(), actor.Tenant(), in.App)
 	if err != nil {
 		return nil, err
 	}

@@ -43,6 +43,7 @@ import (
 	"github.com/bulwark-paas/bulwark/internal/source"
 	"github.com/bulwark-paas/bulwark/internal/source/gitssh"
 	"github.com/bulwark-paas/bulwark/internal/statement"
+	"github.com/bulwark-paas/bulwark/internal/tenant"
 )
 
 // Config is all that a server is told.
@@ -55,6 +56,7 @@ type Config struct {
 	Domain      bulwark.HostName
 	HTTPS, Git  uint16 // ports, for the addresses that users are shown
 	Version     string
+	Policy      string // file of the operator's own policies, which need not be there
 	HostKeyFile string // where the git server's public host key goes, for the node to vouch for
 	Log         *slog.Logger
 }
@@ -72,6 +74,10 @@ type Server struct {
 	uploads   *source.Uploads
 	inbox     *inbox
 	repos     *gitssh.Server
+	policy    *access.Policy
+	used      *lastUse
+	strangers *attempts // requests of whom nobody knows
+	failures  *attempts // sign-ins that failed
 	log       *slog.Logger
 }
 
@@ -116,7 +122,7 @@ func Run(ctx context.Context, c Config, ready func()) error {
 
 func open(ctx context.Context, c Config) (*Server, error) {
 	var migrations []db.Migration
-	for _, m := range [][]db.Migration{audit.Migrations(), job.Migrations(), app.Migrations(), source.Migrations(), build.Migrations(),
+	for _, m := range [][]db.Migration{audit.Migrations(), tenant.Migrations(), job.Migrations(), app.Migrations(), source.Migrations(), build.Migrations(),
 		release.Migrations(), instance.Migrations(), registry.Migrations(), inboxMigrations} {
 		migrations = append(migrations, m...)
 	}
@@ -124,7 +130,11 @@ func open(ctx context.Context, c Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{config: c, db: d, node: nodeapi.NewClient(c.NodeSocket), log: c.Log}
+	s := &Server{config: c, db: d, node: nodeapi.NewClient(c.NodeSocket), used: &lastUse{at: map[bulwark.TokenID]time.Time{}},
+		strangers: newAttempts(strangerEvery, strangerBurst), failures: newAttempts(failureEvery, failureBurst), log: c.Log}
+	if s.policy, err = loadPolicy(c.Policy); err != nil {
+		return nil, err
+	}
 	if s.jobs, err = job.New(d, filepath.Join(c.Dir, "operations"), c.Log, s.perform); err != nil {
 		return nil, err
 	}
@@ -135,7 +145,7 @@ func open(ctx context.Context, c Config) (*Server, error) {
 		s.jobs.Wake()
 		s.instances.Kick()
 	}}
-	s.gate = &source.Gate{DB: d, Node: s.node, Jobs: s.jobs, Dir: filepath.Join(c.Dir, "sources"), Log: c.Log}
+	s.gate = &source.Gate{Decide: s.decide, DB: d, Node: s.node, Jobs: s.jobs, Dir: filepath.Join(c.Dir, "sources"), Log: c.Log}
 	s.uploads = &source.Uploads{DB: d, Jobs: s.jobs, Dir: filepath.Join(c.Dir, "uploads"), Log: c.Log}
 	return s, errors.Join(os.MkdirAll(s.gate.Dir, 0o700), s.uploads.Open())
 }
@@ -182,7 +192,7 @@ func hostKey(path string) (ssh.Signer, error) {
 // serveAPI serves the API over TLS, with the certificate that the node issued.
 func (s *Server) serveAPI(ctx context.Context) error {
 	api.Shape()
-	a := api.New(s.config.Version, s.log, s.who)
+	a := api.New(s.config.Version, s.log, s.who, s.decide)
 	s.endpoints(a)
 	certs := &certificates{node: s.node}
 	srv := &http.Server{Handler: a.Handler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
@@ -201,20 +211,39 @@ func (s *Server) serveAPI(ctx context.Context) error {
 
 // who finds out who makes a request, by the key of the TLS client certificate: there is no secret that could be stolen.
 func (s *Server) who(r *http.Request) (access.Actor, error) {
+	stranger := access.Actor{From: r.RemoteAddr}
 	if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
-		return access.Actor{}, nil
+		return stranger, s.strangers.take(r.RemoteAddr)
 	}
 	key, ok := r.TLS.PeerCertificates[0].PublicKey.(ed25519.PublicKey)
 	if !ok {
-		return access.Actor{}, nil
+		return stranger, s.strangers.take(r.RemoteAddr)
 	}
 	fingerprint := statement.NewKey(key).Fingerprint
 	var out nodeapi.KeyOwner
 	err := s.node.Call(r.Context(), "keyowner", nodeapi.KeyOwner{Kind: "device", Fingerprint: fingerprint}, &out)
 	if bulwark.KindOf(err) == bulwark.KindForbidden {
-		return access.Actor{}, nil // a stranger, or somebody who is about to sign in
+		return stranger, s.strangers.take(r.RemoteAddr) // or somebody who is about to sign in
 	}
-	return access.Actor{Person: out.Person, Key: fingerprint}, err
+	if err != nil {
+		return access.Actor{}, err
+	}
+	s.used.now(out.Token)
+	actor := actorOf(out)
+	actor.From = r.RemoteAddr
+	return actor, nil
+}
+
+// loadPolicy reads the operator's own policies, if there are any.
+func loadPolicy(path string) (*access.Policy, error) {
+	var extra []byte
+	if path != "" {
+		var err error
+		if extra, err = os.ReadFile(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+	}
+	return access.Load(path, extra)
 }
 
 // certificates keeps the API's certificate, fetched from the node and again before it ends.

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/bulwark-paas/bulwark"
 	"github.com/bulwark-paas/bulwark/client"
 	"github.com/bulwark-paas/bulwark/internal/access"
 	"github.com/bulwark-paas/bulwark/internal/app"
@@ -55,29 +56,35 @@ func applySetting(tx *sql.Tx, a *app.App, r *nodeapi.Receipt) (string, error) {
 	return "", nil
 }
 
-func (s *Server) listBuildSecrets(ctx context.Context, _ access.Actor, in *AppPath) ([]client.BuildSecret, error) {
-	a, err := app.ByName(ctx, s.db.Reader(), in.App)
+func (s *Server) listBuildSecrets(ctx context.Context, actor access.Actor, in *AppPath) ([]client.BuildSecret, error) {
+	a, err := app.ByName(ctx, s.db.Reader(), actor.Tenant(), in.App)
 	if err != nil {
 		return nil, err
 	}
 	return app.BuildSecrets(ctx, s.db.Reader(), a.ID)
 }
 
-func (s *Server) listEgress(ctx context.Context, _ access.Actor, in *AppPath) ([]client.EgressRule, error) {
-	a, err := app.ByName(ctx, s.db.Reader(), in.App)
+func (s *Server) listEgress(ctx context.Context, actor access.Actor, in *AppPath) ([]client.EgressRule, error) {
+	a, err := app.ByName(ctx, s.db.Reader(), actor.Tenant(), in.App)
 	if err != nil {
 		return nil, err
 	}
 	return app.Egress(ctx, s.db.Reader(), a.ID)
 }
 
-func (s *Server) listKeys(ctx context.Context, _ access.Actor, _ *platformIn) ([]client.Key, error) {
+// listKeys lists the caller's own keys; those who run the installation see everybody's, for a stolen one must not depend on its
+// victim.
+func (s *Server) listKeys(ctx context.Context, actor access.Actor, _ *platformIn) ([]client.Key, error) {
 	var all []nodeapi.Key
 	if err := s.node.Call(ctx, "keys", struct{}{}, &all); err != nil {
 		return nil, err
 	}
 	out := []client.Key{}
+	everybody := s.policy.Ask(actor, access.ManageRegistries, access.Platform()).Allowed
 	for _, k := range all {
+		if k.Person != actor.Person && !everybody {
+			continue
+		}
 		out = append(out, client.Key(k))
 	}
 	return out, nil
@@ -101,13 +108,13 @@ func applyRegistry(_ context.Context, tx *sql.Tx, r *nodeapi.Receipt) error {
 	}
 	var err error
 	if r.Kind == statement.KindRegistryAllow {
-		err = registry.Allow(tx, defaultProject, r.Person, body)
+		err = registry.Allow(tx, bulwark.FirstProject, r.Person, body)
 	} else {
 		err = registry.Remove(tx, body.Host)
 	}
 	if err != nil {
 		return err
 	}
-	return audit.Write(tx, audit.Entry{Project: defaultProject, Actor: r.Person, Action: string(r.Kind), Resource: access.Platform().String(),
+	return audit.Write(tx, audit.Entry{Project: bulwark.FirstProject, Actor: r.Person, Action: string(r.Kind), Resource: access.Platform().String(),
 		Outcome: "done", Detail: body.Host})
 }

@@ -35,11 +35,13 @@ const Branch = "main"
 
 // Gate implements [gitssh.Gate].
 type Gate struct {
-	DB   *db.DB
-	Node *nodeapi.Client
-	Jobs *job.Engine
-	Dir  string // packs of sources that wait for their build
-	Log  *slog.Logger
+	// Decide is the one decision function.
+	Decide func(context.Context, access.Actor, access.Action, access.Resource) error
+	DB     *db.DB
+	Node   *nodeapi.Client
+	Jobs   *job.Engine
+	Dir    string // packs of sources that wait for their build
+	Log    *slog.Logger
 
 	mu   sync.Mutex // guards live
 	live map[bulwark.OperationID]bool
@@ -128,10 +130,15 @@ func (g *Gate) Person(ctx context.Context, key ssh.PublicKey) (bulwark.PersonID,
 
 // Begin implements [gitssh.Gate].
 func (g *Gate) Begin(ctx context.Context, person bulwark.PersonID, name bulwark.AppName) (gitssh.Session, error) {
-	if err := access.Decide(access.Actor{Person: person}, access.Deploy, access.App(name)); err != nil {
+	k := nodeapi.KeyOwner{Kind: "person", Fingerprint: string(person)}
+	if err := g.Node.Call(ctx, "keyowner", k, &k); err != nil {
 		return gitssh.Session{}, err
 	}
-	a, err := app.ByName(ctx, g.DB.Reader(), name)
+	actor := access.Actor{Person: person, Grants: k.Grants}
+	if err := g.Decide(ctx, actor, access.Deploy, access.App(name)); err != nil {
+		return gitssh.Session{}, err
+	}
+	a, err := app.ByName(ctx, g.DB.Reader(), actor.Tenant(), name)
 	if err != nil {
 		return gitssh.Session{}, err
 	}
