@@ -22,11 +22,6 @@ type Info struct {
 	Version  string `json:"version"`
 }
 
-// Me is who the server takes the caller for.
-type Me struct {
-	Person bulwark.PersonID `json:"person"`
-}
-
 // App is an app as its owners see it.
 type App struct {
 	ID        bulwark.AppID               `json:"id"`

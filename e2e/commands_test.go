@@ -52,6 +52,7 @@ import (
 //	up [plain]                       start the supervisor again after it was killed; plain: by its root alone
 //	restart PROCESS                  have the supervisor replace a process
 //	gone D TEXT                      no process of the installation has TEXT in its command line, or soon has not
+//	invited PERSONA FILE             see people_test.go; also withtoken and closed
 //	many D N TEXT                    N processes have
 //	waiting D APP N                  N pushes to the app wait for another one
 //	settled D APP                    nothing of the app is under way
@@ -76,6 +77,7 @@ func commands() map[string]func(*testscript.TestScript, bool, []string) {
 		"load":   loadCommand,
 		"status": status, "kill9": kill9, "back": back, "up": up, "another": another,
 		"nowhere": nowhere, "flip": flip, "attack": attack, "size": size, "random": random,
+		"invited": invited, "withtoken": withToken, "closed": closed,
 		"gone": gone, "many": many, "waiting": waiting, "settled": settled, "stopped": stopped, "restart": restart, "registry": registry, "image": image, "torn": torn, "confined": confined,
 	}
 }

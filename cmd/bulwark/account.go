@@ -46,7 +46,7 @@ func (c *cli) logout() error {
 
 func (c *cli) whoamiCommand() *cobra.Command {
 	return command("whoami", "Show who you are and where", "  $ bulwark whoami", exactly(0, ""), func(ctx context.Context, _ []string) error {
-		s, err := c.signedIn()
+		s, err := c.signedIn(ctx)
 		if err != nil {
 			return err
 		}
@@ -56,7 +56,7 @@ func (c *cli) whoamiCommand() *cobra.Command {
 		}
 		out := s.signIn(me)
 		return c.result(out, func() {
-			c.fields("Person", string(me.Person), "Server", out.Server, "Server's node", s.server.Node, "Device key", out.Device, "SSH key", out.SSH)
+			c.fields("Person", string(me.Person), "Roles", c.roles(ctx, s, me), "Server", out.Server, "Server's node", s.server.Node, "Device key", out.Device, "SSH key", out.SSH)
 		})
 	})
 }

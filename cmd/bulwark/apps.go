@@ -27,7 +27,7 @@ func (c *cli) appsCommand() *cobra.Command {
 }
 
 func (c *cli) listApps(ctx context.Context, _ []string) error {
-	s, err := c.signedIn()
+	s, err := c.signedIn(ctx)
 	if err != nil {
 		return err
 	}
@@ -51,25 +51,31 @@ func (c *cli) listApps(ctx context.Context, _ []string) error {
 
 func (c *cli) createCommand() *cobra.Command {
 	var force bool
+	var project string
 	create := command("create NAME", "Make an app, and connect the git repository here with it",
 		"  $ cd my-app && bulwark apps create shop", exactly(1, "the name of the new app"),
-		func(ctx context.Context, args []string) error { return c.createApp(ctx, args[0], force) })
+		func(ctx context.Context, args []string) error { return c.createApp(ctx, args[0], project, force) })
 	create.Long = `Makes an app. Inside a git repository it also adds the git remote "bulwark" and turns on signed pushes, as
 "bulwark git setup" does.`
+	create.Flags().StringVar(&project, "project", "", "project that the app belongs to: ORG/PROJECT, or PROJECT if you belong to one organisation")
 	create.Flags().BoolVar(&force, "force", false, "replace a git remote \"bulwark\" that leads elsewhere")
 	return create
 }
 
-func (c *cli) createApp(ctx context.Context, text string, force bool) error {
+func (c *cli) createApp(ctx context.Context, text, project string, force bool) error {
 	name, err := bulwark.ParseAppName(text)
 	if err != nil {
 		return usage(err)
 	}
-	s, err := c.signedIn()
+	s, err := c.signedIn(ctx)
 	if err != nil {
 		return err
 	}
-	signed, err := s.sign(statement.KindAppCreate, bulwark.NewAppID(), statement.AppCreate{Name: name})
+	at, err := s.projectFor(ctx, project)
+	if err != nil {
+		return err
+	}
+	signed, err := s.sign(statement.KindAppCreate, bulwark.NewAppID(), statement.AppCreate{Name: name, Project: at})
 	if err != nil {
 		return err
 	}

@@ -29,6 +29,7 @@ func userCommands(e *env) []*cobra.Command {
 		c.configCommand(), c.buildSecretsCommand(),
 		c.psCommand(), c.logsCommand(), c.runCommand(), c.cronCommand(), c.deployCommand(), c.releasesCommand(), c.rollbackCommand(), c.buildsCommand(),
 		c.domainsCommand(), c.egressCommand(), c.registriesCommand(),
+		c.orgsCommand(), c.projectsCommand(), c.membersCommand(), c.tokensCommand(), c.policyCommand(),
 		c.verifyCommand(), c.statusCommand(), c.versionCommand(),
 	}
 	for _, cmd := range all {
@@ -106,7 +107,7 @@ func (c *cli) forApp(cmd *cobra.Command) *cobra.Command {
 func (c *cli) completeApp(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
 	ctx, cancel := context.WithTimeout(cmd.Context(), 2*time.Second)
 	defer cancel()
-	s, err := c.signedIn()
+	s, err := c.signedIn(ctx)
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
@@ -152,7 +153,10 @@ type session struct {
 }
 
 // signedIn opens the session that the flags and the state on this machine name.
-func (c *cli) signedIn() (*session, error) {
+func (c *cli) signedIn(ctx context.Context) (*session, error) {
+	if s, err := c.tokenSession(ctx, ""); s != nil || err != nil {
+		return s, err
+	}
 	st, err := openStore(c.env)
 	if err != nil {
 		return nil, err
@@ -173,6 +177,9 @@ func (c *cli) onApp(ctx context.Context) (*session, bulwark.AppName, error) {
 	name, host, port, err := c.appName(ctx)
 	if err != nil {
 		return nil, "", err
+	}
+	if s, err := c.tokenSession(ctx, host); s != nil || err != nil {
+		return s, name, err
 	}
 	wanted := c.server
 	if wanted == "" && host != "" {

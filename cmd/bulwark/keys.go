@@ -26,7 +26,7 @@ func (c *cli) keysCommand() *cobra.Command {
 }
 
 func (c *cli) listKeys(ctx context.Context, _ []string) error {
-	s, err := c.signedIn()
+	s, err := c.signedIn(ctx)
 	if err != nil {
 		return err
 	}
@@ -60,7 +60,7 @@ func (c *cli) listKeys(ctx context.Context, _ []string) error {
 func (c *cli) completeKey(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 	ctx, cancel := context.WithTimeout(cmd.Context(), 2*time.Second)
 	defer cancel()
-	s, err := c.signedIn()
+	s, err := c.signedIn(ctx)
 	if err != nil || len(args) > 0 {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
@@ -130,7 +130,7 @@ func (c *cli) removeKey(ctx context.Context, args []string) error {
 	if !strings.HasPrefix(fingerprint, "SHA256:") || len(fingerprint) != len("SHA256:")+43 {
 		return misuse(quote(fingerprint)+" is not a key's fingerprint.", "It is \"SHA256:\" and 43 characters, as bulwark keys list and ssh-keygen -l print it.")
 	}
-	s, err := c.signedIn()
+	s, err := c.signedIn(ctx)
 	if err != nil {
 		return err
 	}

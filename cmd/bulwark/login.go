@@ -25,7 +25,8 @@ func (c *cli) loginCommand() *cobra.Command {
 	cmd := command("login URL", "Sign in to a server with a one-time token",
 		"  $ bulwark login https://localhost:8443\n  $ bulwark login https://paas.example.org:8443 --ssh-key ~/.ssh/id_work.pub",
 		exactly(1, "the address of the server"), func(ctx context.Context, args []string) error { return c.login(ctx, args[0], f) })
-	cmd.Long = `Signs in with a one-time token, which the operator makes on the machine with "bulwark token". The token is asked for;
+	cmd.Long = `Signs in with a one-time token, which the operator makes on the machine with "bulwark token", or with an invitation, which
+an owner makes with "bulwark members add". It is asked for;
 a program gives it in the environment variable BULWARK_TOKEN. It carries the public key of the server's node, so this
 machine knows whom it speaks to from the first byte on.
 
@@ -60,7 +61,7 @@ func (c *cli) login(ctx context.Context, address string, f loginFlags) error {
 			return err
 		}
 	}
-	node, secret, err := c.token(ctx, f.token)
+	node, p, err := c.token(ctx, f.token)
 	if err != nil {
 		return err
 	}
@@ -68,11 +69,27 @@ func (c *cli) login(ctx context.Context, address string, f loginFlags) error {
 	if err != nil {
 		return err
 	}
-	return c.signInTo(ctx, st, serverOf(address, info, st), info, secret, f)
+	return c.signInTo(ctx, st, serverOf(address, info, st), info, p, f)
+}
+
+// proof is what an enrolment shows to be let in: the secret of the operator's one-time token, or an invitation's key.
+type proof struct {
+	secret     []byte
+	invitation ed25519.PrivateKey
+}
+
+// into writes the proof for a device into an enrolment.
+func (p proof) into(e *statement.Enroll) {
+	if p.invitation == nil {
+		e.Proof = enrol.Proof(p.secret, e.Device)
+		return
+	}
+	e.Proof = enrol.Accept(p.invitation, e.Device)
+	e.Invitation = statement.NewKey(p.invitation.Public().(ed25519.PublicKey)).Fingerprint
 }
 
 // signInTo enrols this device at a server whose node is known now.
-func (c *cli) signInTo(ctx context.Context, st *store, srv server, info *statement.Info, secret []byte, f loginFlags) error {
+func (c *cli) signInTo(ctx context.Context, st *store, srv server, info *statement.Info, p proof, f loginFlags) error {
 	old := srv.Device
 	s, made, err := c.deviceSession(st, srv, f.again)
 	if err != nil {
@@ -94,7 +111,7 @@ func (c *cli) signInTo(ctx context.Context, st *store, srv server, info *stateme
 			}
 		}
 	}
-	me, key, err := c.enrol(ctx, s, secret, f)
+	me, key, err := c.enrol(ctx, s, p, f)
 	if err != nil {
 		if k := bulwark.KindOf(err); made && k != bulwark.KindInternal && k != bulwark.KindUnavailable {
 			// A plain refusal; after anything else the server may know the key, and the next attempt finds that out.
@@ -142,7 +159,7 @@ func stranger(err error) bool {
 }
 
 // token returns the parts of the token from the flag, the environment or the person.
-func (c *cli) token(ctx context.Context, given string) (ed25519.PublicKey, []byte, error) {
+func (c *cli) token(ctx context.Context, given string) (ed25519.PublicKey, proof, error) {
 	if given == "" {
 		given = c.getenv("BULWARK_TOKEN")
 	}
@@ -152,11 +169,14 @@ func (c *cli) token(ctx context.Context, given string) (ed25519.PublicKey, []byt
 	if given == "" {
 		var err error
 		if given, err = c.askSecret(ctx, "Login token: "); err != nil {
-			return nil, nil, err
+			return nil, proof{}, err
 		}
 	}
+	if node, key, ok, err := enrol.ParseInvitation(given); ok || err != nil {
+		return node, proof{invitation: key}, usage(err)
+	}
 	node, secret, err := enrol.ParseToken(given)
-	return node, secret, usage(err)
+	return node, proof{secret: secret}, usage(err)
 }
 
 // serverOf is what is kept of a server, with what was kept of it before.
@@ -187,7 +207,7 @@ func (c *cli) deviceSession(st *store, srv server, fresh bool) (s *session, made
 }
 
 // enrol makes the device and an SSH key known to the node.
-func (c *cli) enrol(ctx context.Context, s *session, secret []byte, f loginFlags) (client.Me, *sshKey, error) {
+func (c *cli) enrol(ctx context.Context, s *session, p proof, f loginFlags) (client.Me, *sshKey, error) {
 	key, err := c.chooseSSHKey(ctx, f.sshKey)
 	if err != nil {
 		return client.Me{}, nil, err
@@ -199,7 +219,9 @@ func (c *cli) enrol(ctx context.Context, s *session, secret []byte, f loginFlags
 		}
 	}
 	device := statement.NewKey(s.device.Public().(ed25519.PublicKey)).PKIX()
-	signed, err := s.sign(statement.KindEnroll, "", statement.Enroll{Name: name, Device: device, SSH: []string{key.line}, Proof: enrol.Proof(secret, device)})
+	e := statement.Enroll{Name: name, Device: device, SSH: []string{key.line}}
+	p.into(&e)
+	signed, err := s.sign(statement.KindEnroll, "", e)
 	if err != nil {
 		return client.Me{}, nil, err
 	}

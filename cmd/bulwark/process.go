@@ -250,7 +250,7 @@ func runServer(ctx context.Context, c *child) error {
 	}
 	return platform.Run(ctx, platform.Config{API: api, SSH: ssh, Dir: i.ServerDir(), NodeSocket: i.Socket(install.NodeVerbs),
 		EdgeSocket: i.Socket(install.EdgeControl), Hook: filepath.Join(libexec, "bulwark-hook"), Domain: i.Domain,
-		HTTPS: i.Ports.HTTPS, Git: i.Ports.SSH, Version: c.version, HostKeyFile: hostKeyFile(i), Log: c.log}, c.ready)
+		HTTPS: i.Ports.HTTPS, Git: i.Ports.SSH, Version: c.version, Policy: filepath.Join(i.Root, "policy.cedar"), HostKeyFile: hostKeyFile(i), Log: c.log}, c.ready)
 }
 
 func runEdge(ctx context.Context, c *child) error {

@@ -73,7 +73,7 @@ func (c *cli) removeRegistry(ctx context.Context, host string) error {
 	if err != nil {
 		return usage(err)
 	}
-	s, err := c.signedIn()
+	s, err := c.signedIn(ctx)
 	if err != nil {
 		return err
 	}
@@ -100,7 +100,7 @@ func hasRegistry(all []client.Registry, host string) bool {
 
 // registry signs and sends a change of what builds may reach, and says what is so now.
 func (c *cli) registry(ctx context.Context, kind statement.Kind, host string, body any, done string) error {
-	s, err := c.signedIn()
+	s, err := c.signedIn(ctx)
 	if err != nil {
 		return err
 	}
@@ -142,7 +142,7 @@ func readAuthorities(path string) (string, error) {
 }
 
 func (c *cli) listRegistries(ctx context.Context, _ []string) error {
-	s, err := c.signedIn()
+	s, err := c.signedIn(ctx)
 	if err != nil {
 		return err
 	}
@@ -175,7 +175,7 @@ func (c *cli) listRegistries(ctx context.Context, _ []string) error {
 func (c *cli) completeRegistry(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 	ctx, cancel := context.WithTimeout(cmd.Context(), 2*time.Second)
 	defer cancel()
-	s, err := c.signedIn()
+	s, err := c.signedIn(ctx)
 	if err != nil || len(args) > 0 {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}

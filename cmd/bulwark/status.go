@@ -12,7 +12,7 @@ import (
 
 func (c *cli) statusCommand() *cobra.Command {
 	return command("status", "Show how the platform is", "  $ bulwark status", exactly(0, ""), func(ctx context.Context, _ []string) error {
-		s, err := c.signedIn()
+		s, err := c.signedIn(ctx)
 		if err != nil {
 			return err
 		}
@@ -41,7 +41,7 @@ func (c *cli) showVersion(ctx context.Context, _ []string) error {
 		Server string `json:"server,omitempty"`
 		URL    string `json:"url,omitempty"`
 	}{Client: c.version}
-	if s, err := c.signedIn(); err == nil {
+	if s, err := c.signedIn(ctx); err == nil {
 		ask, cancel := context.WithTimeout(ctx, 3*time.Second)
 		defer cancel()
 		if info, err := s.Info(ask); err == nil {
