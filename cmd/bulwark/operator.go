@@ -217,7 +217,7 @@ func downCommand(e *env) *cobra.Command {
 func tokenCommand(e *env) *cobra.Command {
 	var root string
 	cmd := &cobra.Command{
-		Use: "token", Short: "Make a one-time login token, as root", Example: "  # bulwark token", Args: cobra.NoArgs,
+		Use: "token", Short: "Make a one-time login token that is good for a day, as root", Example: "  # bulwark token", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			inst, err := install.Open(root)
 			if err != nil {

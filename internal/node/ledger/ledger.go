@@ -175,7 +175,7 @@ func (l *Ledger) Enroll(ctx context.Context, envelope []byte) (*Receipt, error) 
 			if role, err = l.useInvitation(tx, e); err != nil {
 				return err
 			}
-		} else if err := useToken(tx, e); err != nil {
+		} else if err := l.useToken(tx, e); err != nil {
 			return err
 		}
 		r := &Receipt{Digest: digest, Kind: s.Kind, Person: bulwark.NewPersonID(), Key: k.Fingerprint}
@@ -228,8 +228,8 @@ func openEnroll(envelope []byte) (*statement.Enroll, *statement.Statement, state
 }
 
 // useToken finds the one unused token whose secret made the proof, and spends it.
-func useToken(tx *sql.Tx, e *statement.Enroll) error {
-	rows, err := tx.Query(`SELECT secret FROM token WHERE used = 0`)
+func (l *Ledger) useToken(tx *sql.Tx, e *statement.Enroll) error {
+	rows, err := tx.Query(`SELECT secret FROM token WHERE used = 0 AND until > ?`, l.now().Unix())
 	if err != nil {
 		return err
 	}
@@ -248,9 +248,12 @@ func useToken(tx *sql.Tx, e *statement.Enroll) error {
 	if err := rows.Err(); err != nil {
 		return err
 	}
-	return bulwark.Fail(bulwark.KindForbidden, "The login token is not valid or was used before.",
+	return bulwark.Fail(bulwark.KindForbidden, "The login token is not valid, was used before or has expired.",
 		"On the machine, as root, make a new one with bulwark token.", nil)
 }
+
+// tokenLife is how long a one-time token is good.
+const tokenLife = 24 * time.Hour
 
 // AddToken keeps the secret of a fresh one-time token; earlier unused ones end.
 func (l *Ledger) AddToken(ctx context.Context, secret []byte) error {
@@ -258,7 +261,7 @@ func (l *Ledger) AddToken(ctx context.Context, secret []byte) error {
 		if _, err := tx.Exec(`DELETE FROM token`); err != nil {
 			return err
 		}
-		_, err := tx.Exec(`INSERT INTO token (secret, used) VALUES (?, 0)`, secret)
+		_, err := tx.Exec(`INSERT INTO token (secret, used, until) VALUES (?, 0, ?)`, secret, l.now().Add(tokenLife).Unix())
 		return err
 	})
 }

@@ -114,7 +114,9 @@ CREATE TABLE image (
 `}, {ID: "ledger-registries", SQL: `
 ALTER TABLE registry ADD COLUMN packages INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE registry ADD COLUMN ca TEXT NOT NULL DEFAULT '';
-`}, {ID: "ledger-tenants", SQL: tenants}}
+`}, {ID: "ledger-tenants", SQL: tenants},
+		// A token that was made before has an hour from the epoch on: it is made anew with one command.
+		{ID: "ledger-token-life", SQL: `ALTER TABLE token ADD COLUMN until INTEGER NOT NULL DEFAULT 3600`}}
 }
 
 // tenants is the schema of people's roles. Everybody who was there before was an owner, and stays one.

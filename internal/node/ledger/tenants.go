@@ -467,7 +467,8 @@ func (l *Ledger) still(tx *sql.Tx, r *Receipt) error {
 // Expire ends for ever what has expired, so that a clock that is set back revives nothing.
 func (l *Ledger) Expire(ctx context.Context) error {
 	return l.db.Tx(ctx, func(tx *sql.Tx) error {
-		for _, q := range []string{`UPDATE access_token SET ended = 1 WHERE ended = 0 AND until <= ?`, `UPDATE invitation SET ended = 1 WHERE ended = 0 AND until <= ?`} {
+		for _, q := range []string{`UPDATE access_token SET ended = 1 WHERE ended = 0 AND until <= ?`, `UPDATE invitation SET ended = 1 WHERE ended = 0 AND until <= ?`,
+			`DELETE FROM token WHERE used = 0 AND until <= ?`} {
 			if _, err := tx.Exec(q, l.now().Unix()); err != nil {
 				return err
 			}

@@ -291,3 +291,21 @@ func TestPrivateEgress(t *testing.T) {
 		t.Error("the tenant took back what the operator opened")
 	}
 }
+
+// The operator's one-time token is good for a day, and a clock that is set back does not revive it.
+func TestTokenLife(t *testing.T) {
+	b := open(t)
+	secret := []byte("twenty bytes, or more")
+	p := &person{device: newKey(t), ssh: newSSH(t)}
+	ok(t, b.AddToken(b.ctx(), secret))
+	b.clock = b.clock.Add(25 * time.Hour)
+	_, err := b.Enroll(b.ctx(), b.enrolment(p, secret))
+	isKind(t, err, bulwark.KindForbidden)
+	ok(t, b.Expire(b.ctx()))
+	b.clock = b.clock.Add(-25 * time.Hour)
+	_, err = b.Enroll(b.ctx(), b.enrolment(p, secret))
+	isKind(t, err, bulwark.KindForbidden)
+	ok(t, b.AddToken(b.ctx(), secret))
+	_, err = b.Enroll(b.ctx(), b.enrolment(p, secret))
+	ok(t, err)
+}
