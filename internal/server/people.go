@@ -14,6 +14,7 @@ import (
 	"github.com/bulwark-paas/bulwark/internal/app"
 	"github.com/bulwark-paas/bulwark/internal/audit"
 	"github.com/bulwark-paas/bulwark/internal/node/nodeapi"
+	"github.com/bulwark-paas/bulwark/internal/right"
 	"github.com/bulwark-paas/bulwark/internal/statement"
 	"github.com/bulwark-paas/bulwark/internal/tenant"
 )
@@ -263,6 +264,8 @@ func (s *Server) explain(ctx context.Context, actor access.Actor, in *explainIn)
 			return client.Explanation{}, err
 		}
 		who = actorOf(k)
+		// Of somebody else no more is said than what they are here.
+		who.Grants = slices.DeleteFunc(who.Grants, func(g right.Grant) bool { return g.Org != on.Org })
 	}
 	d := s.policy.Ask(who, access.Action(in.Action), on)
 	return client.Explanation{Allowed: d.Allowed, Reasons: d.Reasons, Roles: who.Grants}, nil
