@@ -13,6 +13,7 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"os"
 	"sync"
 	"time"
 
@@ -264,6 +265,33 @@ func (e *Engine) run(op Operation) {
 		e.log.Error("an operation's end cannot be written", "operation", op.ID, "error", err)
 	}
 	log.close(&last)
+	if err := e.forget(op.App); err != nil {
+		e.log.Warn("old logs of operations stay", "app", op.App, "error", err)
+	}
+}
+
+// keepLogs is how many operations of an app have a log; of older ones what they came to is kept.
+const keepLogs = 100
+
+// forget removes the logs of an app's older operations. Each end of one brings one more to remove; a few at a time make up for
+// those that were missed.
+func (e *Engine) forget(app bulwark.AppID) error {
+	rows, err := e.db.Reader().QueryContext(context.WithoutCancel(e.ctx),
+		`SELECT id FROM operation WHERE app = ? AND state NOT IN (?, ?) ORDER BY seq DESC LIMIT 20 OFFSET ?`, app, Waiting, Running, keepLogs)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var id bulwark.OperationID
+		if err := rows.Scan(&id); err != nil {
+			return err
+		}
+		if err := os.Remove(e.logs.path(id)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	return rows.Err()
 }
 
 func public(err error, log *slog.Logger, op Operation) *bulwark.Error {

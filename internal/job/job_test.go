@@ -356,3 +356,38 @@ func TestWatcherGoes(t *testing.T) {
 	s.end <- nil
 	r.watch(app, id)
 }
+
+// The logs of the newest hundred operations of an app are kept; of older ones who watches learns what they came to. Another app's are not
+// touched.
+func TestOldLogs(t *testing.T) {
+	r := newRig(t)
+	app, other := bulwark.NewAppID(), bulwark.NewAppID()
+	once := func(app bulwark.AppID) bulwark.OperationID {
+		id := r.enqueue(app, "deploy")
+		s := <-r.steps
+		s.log.Say("line")
+		s.end <- nil
+		r.watch(app, id)
+		return id
+	}
+	theirs, first := once(other), once(app)
+	var last bulwark.OperationID
+	for range 101 {
+		last = once(app)
+	}
+	r.kill() // what the last end removes is removed
+	r.start()
+	if all := r.watch(app, first); len(all) != 1 || all[0].Done == nil {
+		t.Errorf("the oldest: %+v", all)
+	}
+	for a, id := range map[bulwark.AppID]bulwark.OperationID{app: last, other: theirs} {
+		if all := r.watch(a, id); len(all) != 2 {
+			t.Errorf("%s: %+v", a, all)
+		}
+	}
+	left, err := filepath.Glob(filepath.Join(r.dir, "logs", "*"))
+	r.must(err)
+	if len(left) != 101 {
+		t.Errorf("%d logs are kept", len(left))
+	}
+}
