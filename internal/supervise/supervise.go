@@ -89,6 +89,9 @@ func Run(ctx context.Context, cfg Config) error {
 	if err := cfg.Installation.Check(); err != nil {
 		return err
 	}
+	if err := cfg.Installation.Booted(s.boot); err != nil {
+		return err
+	}
 	if err := raiseLimits(); err != nil {
 		return err
 	}
