@@ -121,7 +121,7 @@ func (m *machine) boot() {
 		"-nic", "none", "-no-reboot", "-rtc", "base=" + m.clock,
 		"-kernel", filepath.Join(m.image, "vmlinuz"), "-initrd", filepath.Join(m.image, "initrd.img"),
 		"-append", "root=/dev/vda rw console=ttyS0 panic=-1 systemd.show_status=no",
-		"-drive", "if=virtio,format=raw,file=" + at("disk"), "-drive", "if=virtio,format=raw,readonly=on,file=" + at("media"),
+		"-drive", "if=virtio,format=raw,cache=unsafe,file=" + at("disk"), "-drive", "if=virtio,format=raw,readonly=on,file=" + at("media"),
 		"-serial", "stdio", "-device", "virtio-rng-pci",
 		"-device", "virtio-serial-pci", "-chardev", "socket,id=agent,server=on,wait=off,path=" + at("agent"), "-device", "virtserialport,chardev=agent,name=" + portName})...)
 	m.qemu.Stdout, m.qemu.Stderr = console, console
