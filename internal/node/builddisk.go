@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -130,11 +131,8 @@ func (d *disks) mounted(ctx context.Context, k *disk, uid uint32) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	fresh := err != nil || st.Size() != d.size
-	if !fresh {
-		// It is a cache: one that the machine's crash has spoilt is made anew.
-		fresh = mountImage(image, k.at) != nil
-	}
+	// It is a cache: one that the machine's crash has spoilt, or may have, is made anew.
+	fresh := err != nil || st.Size() != d.size || cutOff(image) || mountImage(image, k.at) != nil
 	if fresh {
 		if err := d.make(ctx, image); err != nil {
 			return err
@@ -201,6 +199,23 @@ func (d *disks) forget(app bulwark.AppID) error {
 		return err
 	}
 	return os.RemoveAll(home)
+}
+
+// cutOff tells whether a file system was mounted when the machine went down. Its journal would make the file system whole again,
+// not what BuildKit keeps there: that is not flushed, so an empty file could stand for a step's result, in this build and in
+// every later one.
+func cutOff(image string) bool {
+	f, err := os.Open(image)
+	if err != nil {
+		return true
+	}
+	defer f.Close()
+	var incompat [4]byte // the superblock's s_feature_incompat; see ext4(5) and the kernel's ext4/super.rst
+	if _, err := f.ReadAt(incompat[:], 1024+0x60); err != nil {
+		return true
+	}
+	const needsRecovery = 0x4 // set by a mount, cleared when it ends
+	return binary.LittleEndian.Uint32(incompat[:])&needsRecovery != 0
 }
 
 func mountImage(image, at string) error {

@@ -185,6 +185,43 @@ func TestBuildDiskAfterAKill(t *testing.T) {
 	must(t, d.close(k))
 }
 
+// A disk that was mounted when the power went away has what BuildKit had not flushed as empty files: no build may take them for
+// the results of steps.
+func TestBuildDiskAfterAPowerCut(t *testing.T) {
+	d := newDisks(t, t.TempDir())
+	app := bulwark.NewAppID()
+	cache := filepath.Join(d.dir, string(app), "disk", "state", "cache")
+	image := filepath.Join(d.dir, string(app), "disk.img")
+	k, err := d.open(t.Context(), app, 4242)
+	must(t, err)
+	if cache != filepath.Join(k.state(), "cache") {
+		t.Fatal(k.state())
+	}
+	must(t, os.WriteFile(cache, []byte("half"), 0o600))
+	// What the machine's disk holds at this moment.
+	at, err := os.Open(k.at)
+	must(t, err)
+	must(t, errors.Join(unix.Syncfs(int(at.Fd())), at.Close()))
+	b, err := os.ReadFile(image)
+	must(t, err)
+	must(t, d.close(k))
+	must(t, os.WriteFile(image, b, 0o600))
+
+	k, err = d.open(t.Context(), app, 4242)
+	must(t, err)
+	if _, err := os.Stat(cache); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the cache of the build that was cut off is used: %v", err)
+	}
+	must(t, os.WriteFile(cache, []byte("whole"), 0o600))
+	must(t, d.close(k))
+	k, err = d.open(t.Context(), app, 4242)
+	must(t, err)
+	if b, _ := os.ReadFile(cache); string(b) != "whole" {
+		t.Errorf("the cache of a build that ended is gone: %q", b)
+	}
+	must(t, d.close(k))
+}
+
 // A machine whose disk is nearly full builds nothing and says so; a build under which it fills ends. tmpfs plays that disk.
 func TestMachineDiskFull(t *testing.T) {
 	dir := t.TempDir()
