@@ -57,12 +57,14 @@ func TestHoleStartWithoutAnID(t *testing.T) {
 	n := &instances{dirs: dirs{init: init}}
 	var in nodeapi.Start
 	must(t, read(httptest.NewRequest("POST", "/v1/start", strings.NewReader(`{"process":"web"}`)), &in))
-	if path, _, err := n.serveConfig(in.Instance, os.Getuid(), nil); err == nil {
-		os.Remove(path) // as run does when the engine refuses the id
+	if o, err := n.offerConfig(in.Instance, os.Getuid(), nil); err == nil {
+		o.close() // as run does when the engine refuses the id
 	}
-	if _, _, err := n.serveConfig(bulwark.NewInstanceID(), os.Getuid(), nil); err != nil {
+	o, err := n.offerConfig(bulwark.NewInstanceID(), os.Getuid(), nil)
+	if err != nil {
 		t.Fatalf("the next app's instance does not start: %v", err)
 	}
+	o.close()
 }
 
 // A value that is not UTF-8 arrives as another than was set.
@@ -72,9 +74,10 @@ func TestHoleValuesArriveAsTheyWereSet(t *testing.T) {
 	if seal.CheckValue("TOKEN", []byte(value)) != nil {
 		return // refused: good
 	}
-	path, _, err := n.serveConfig(bulwark.NewInstanceID(), os.Getuid(), map[string]string{"TOKEN": value})
+	o, err := n.offerConfig(bulwark.NewInstanceID(), os.Getuid(), map[string]string{"TOKEN": value})
 	must(t, err)
-	c, err := net.Dial("unix", path)
+	defer o.close()
+	c, err := net.Dial("unix", o.path)
 	must(t, err)
 	defer c.Close()
 	var got map[string]string

@@ -219,14 +219,15 @@ func TestReadHostKeys(t *testing.T) {
 func TestServeConfig(t *testing.T) {
 	n := &instances{dirs: dirs{init: t.TempDir()}}
 	values := map[string]string{"TOKEN": "s\"e\\c\nret <&>", "EMPTY": ""}
-	path, served, err := n.serveConfig(bulwark.NewInstanceID(), os.Getuid(), values)
+	o, err := n.offerConfig(bulwark.NewInstanceID(), os.Getuid(), values)
 	must(t, err)
-	st, err := os.Stat(path)
+	defer o.close()
+	st, err := os.Stat(o.path)
 	must(t, err)
 	if st.Mode().Perm() != 0o600 {
 		t.Fatalf("its mode is %s", st.Mode())
 	}
-	c, err := net.Dial("unix", path)
+	c, err := net.Dial("unix", o.path)
 	must(t, err)
 	defer c.Close()
 	b, err := io.ReadAll(c)
@@ -238,8 +239,8 @@ func TestServeConfig(t *testing.T) {
 			t.Errorf("%s came as %q", k, got[k])
 		}
 	}
-	must(t, <-served)
-	if second, err := net.Dial("unix", path); err == nil {
+	must(t, o.await(configTime))
+	if second, err := net.Dial("unix", o.path); err == nil {
 		second.Close()
 		t.Fatal("it was served again")
 	}

@@ -193,11 +193,11 @@ func (n *instances) run(ctx context.Context, i *instance, launch *ledger.Launch,
 	for name, v := range launch.Values {
 		values[string(name)] = string(v)
 	}
-	socket, served, err := n.serveConfig(i.Instance.Instance, int(uid)+1000, values)
+	offer, err := n.offerConfig(i.Instance.Instance, int(uid)+1000, values)
 	if err != nil {
 		return err
 	}
-	defer os.Remove(socket)
+	defer offer.close()
 	args := []string{"/.bulwark/init"}
 	if command.Expand {
 		args = append(args, "--expand")
@@ -212,7 +212,7 @@ func (n *instances) run(ctx context.Context, i *instance, launch *ledger.Launch,
 		Env:      append(append([]string{}, config.Env...), environment(r, i)...),
 		Limits:   r.Sizes[i.Process].Limits(),
 		Writable: r.Plan.Writable,
-		Mounts:   []driver.Mount{{Source: socket, Target: "/.bulwark/socket"}},
+		Mounts:   []driver.Mount{{Source: offer.path, Target: "/.bulwark/socket"}},
 		Hostname: string(r.Name),
 		LogFile:  n.logFile(i.Instance.Instance),
 		Network: func(pid int) (err error) {
@@ -235,7 +235,7 @@ func (n *instances) run(ctx context.Context, i *instance, launch *ledger.Launch,
 		}
 		return err
 	}
-	if err := <-served; err != nil {
+	if err := offer.await(configTime); err != nil {
 		n.log.Error("config was not fetched", "instance", i.Instance.Instance, "error", err)
 	}
 	return nil
@@ -252,43 +252,64 @@ func environment(r *statement.Release, i *instance) []string {
 	}
 }
 
-// serveConfig serves an instance's config once, on a socket that only the app's user can connect to.
-func (n *instances) serveConfig(id bulwark.InstanceID, owner int, values map[string]string) (path string, served <-chan error, err error) {
+// configTime is how long an instance that was started has until it asks for its config. How long its start takes does not count:
+// on a machine that starts all its instances at once, after a boot, that can be longer.
+const configTime = 20 * time.Second
+
+// configOffer is an instance's config on a socket, for who asks first.
+type configOffer struct {
+	path string
+	l    *net.UnixListener
+	done chan error
+}
+
+// offerConfig offers an instance its config once, on a socket that only the app's user can connect to.
+func (n *instances) offerConfig(id bulwark.InstanceID, owner int, values map[string]string) (_ *configOffer, err error) {
 	if _, err := bulwark.ParseInstanceID(string(id)); err != nil {
-		return "", nil, err // an empty one would name the folder of all sockets
+		return nil, err // an empty one would name the folder of all sockets
 	}
 	b, err := json.Marshal(values)
 	if err != nil {
-		return "", nil, err
+		return nil, err
 	}
-	path = filepath.Join(n.dirs.init, string(id))
+	path := filepath.Join(n.dirs.init, string(id))
 	_ = os.Remove(path) // of an attempt that was cut off
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
-		return "", nil, err
+		return nil, err
 	}
 	l.SetUnlinkOnClose(false)
 	if err := os.Chown(path, owner, owner); err != nil {
 		l.Close()
-		return "", nil, err
+		return nil, err
 	}
 	if err := os.Chmod(path, 0o600); err != nil {
 		l.Close()
-		return "", nil, err
+		return nil, err
 	}
-	done := make(chan error, 1)
+	o := &configOffer{path: path, l: l, done: make(chan error, 1)}
 	go func() {
 		defer l.Close()
-		l.SetDeadline(time.Now().Add(20 * time.Second))
 		c, err := l.Accept()
 		if err == nil {
 			c.SetDeadline(time.Now().Add(10 * time.Second))
 			_, err = c.Write(b)
 			c.Close()
 		}
-		done <- err
+		o.done <- err
 	}()
-	return path, done, nil
+	return o, nil
+}
+
+// await waits until the config was fetched, for a time.
+func (o *configOffer) await(wait time.Duration) error {
+	o.l.SetDeadline(time.Now().Add(wait))
+	return <-o.done
+}
+
+func (o *configOffer) close() {
+	o.l.Close()
+	os.Remove(o.path)
 }
 
 // begin notes that an instance of a release is being started, so that its root file system is not taken away meanwhile.
