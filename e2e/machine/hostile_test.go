@@ -4,7 +4,6 @@ package machine
 
 import (
 	"encoding/json"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -66,9 +65,11 @@ func limits(m *machine) {
 		`(?m)^bulwark-main\.builds/bld_\S+ memory.max=\d+ memory.swap.max=0 pids.max=\d+ cpu.weight=\d+ `,
 		`(?m)^bulwark-main/cell-\S+ memory.max=\d+ memory.swap.max=0 pids.max=\d+ cpu.weight=25 `,
 		`(?m)^bulwark-main/ins_\S+ memory.max=\d+ memory.swap.max=0 pids.max=\d+ cpu.weight=\d+ cpu.max=\d+,\d+$`,
+		`(?m)^bulwark-main\.engine memory.max=max memory.swap.max=max pids.max=max cpu.weight=50 `,
 	} {
 		m.want(groups, pattern)
 	}
+	m.engine()
 	m.serves("snake", "snake two")
 	site, hello := m.instances("site"), m.instances("hello")
 	for _, path := range []string{"/eat", "/fork"} {
@@ -100,6 +101,26 @@ func (m *machine) all() {
 	}
 }
 
+// engine looks who is in the group of those that start and end instances: they are not in systemd's group of the unit.
+func (m *machine) engine() {
+	m.t.Helper()
+	members := m.members("/bulwark-main.engine")
+	for _, program := range []string{"process node ", "process containerd ", "containerd-shim-runc-v2 "} {
+		if !strings.Contains(members, program) {
+			m.t.Errorf("the group of the engine lacks %s:\n%s", program, members)
+		}
+	}
+	if unit := m.members("/system.slice/bulwark-main.service"); strings.Contains(unit, "containerd") || strings.Contains(unit, "process node") {
+		m.t.Errorf("the group of the unit holds some of the engine:\n%s", unit)
+	}
+}
+
+// members returns the command lines of the processes in a control group.
+func (m *machine) members(group string) string {
+	m.t.Helper()
+	return m.root("sh", "-c", `for p in $(cat /sys/fs/cgroup$1/cgroup.procs); do tr '\0' ' ' < /proc/$p/cmdline; echo; done`, "sh", group)
+}
+
 // kill ends each process as hard as can be, and the supervisor, which systemd starts again.
 func kill(m *machine) {
 	before := m.instances("site") + " " + m.instances("hello")
@@ -124,6 +145,24 @@ func kill(m *machine) {
 	m.t.Logf("systemctl restart took %s", time.Since(began).Round(100*time.Millisecond))
 	m.ready()
 	m.all()
+	m.engine()
+	// A stop leaves the instances, each with its shim, and nothing of the platform.
+	m.root("systemctl", "stop", "bulwark-main")
+	if left := m.try("pgrep", "-af", "^\\S+/bulwark "); left.Out != "" {
+		m.t.Errorf("systemctl stop leaves:\n%s", left.Out)
+	}
+	for line := range strings.Lines(m.members("/bulwark-main.engine")) {
+		if !strings.Contains(line, "containerd-shim-runc-v2 ") {
+			m.t.Errorf("systemctl stop leaves in the group of the engine: %s", line)
+		}
+	}
+	m.root("systemctl", "start", "bulwark-main")
+	m.ready()
+	m.all()
+	m.engine()
+	if after := m.instances("site") + " " + m.instances("hello"); after != before {
+		m.t.Errorf("instances did not live on through a stop: %s, before %s", after, before)
+	}
 }
 
 // turn sets the machine's clock.
@@ -158,7 +197,7 @@ func (m *machine) pushAnyhow(from, to string) (version string) {
 	return from
 }
 
-// clock turns the whole machine's clock, while the platform runs and while it does not.
+// clock turns the whole machine's clock while the platform runs.
 func clock(m *machine) {
 	runs := m.cronRuns()
 	now := "one"
@@ -174,6 +213,14 @@ func clock(m *machine) {
 	m.change("site", now, "right")
 	m.want(m.ada("site", "git", "push", "bulwark", "main"), "Released v")
 	m.serves("site", "site right")
+	if more := m.cronRuns() - runs; more > 100 {
+		m.t.Errorf("the turns of the clock made %d runs of a job", more)
+	}
+}
+
+// starts turns the clock while the platform does not run.
+func starts(m *machine) {
+	runs := m.cronRuns()
 	for _, by := range []string{"+365 days", "-365 days", "-365 days", "+365 days"} {
 		m.root("systemctl", "stop", "bulwark-main")
 		m.turn(by)
@@ -184,7 +231,8 @@ func clock(m *machine) {
 	if more := m.cronRuns() - runs; more > 100 {
 		m.t.Errorf("the turns of the clock made %d runs of a job", more)
 	}
-	m.change("site", "right", "after")
+	m.write("site/public/index.html", "site after\n")
+	m.ada("site", "git", "commit", "-qam", "after")
 	m.want(m.ada("site", "git", "push", "bulwark", "main"), "Released v")
 	m.serves("site", "site after")
 	m.want(m.ada("site", "bulwark", "verify"), "All of it holds")
@@ -204,35 +252,65 @@ func power(m *machine) {
 	m.ready()
 	m.serves("hello", "kept")
 	m.all()
-	for i, after := range []string{"bld_", "ins_"} {
-		was := m.instances("hello")
-		version := "cut" + strconv.Itoa(i)
-		m.change("hello", map[int]string{0: "one", 1: "two"}[i], version)
-		m.ask(request{User: "ada", Dir: home("hello"), Args: []string{"git", "push", "bulwark", "main"}, Timeout: 10 * time.Minute})
-		m.until(60*time.Second, "the push has come to "+after, func() bool {
-			found := m.root("find", "/sys/fs/cgroup", "-maxdepth", "2", "-path", "*bulwark-main*", "-name", after+"*")
-			for name := range strings.FieldsSeq(found) {
-				if id := name[strings.LastIndex(name, "/")+1:]; !strings.Contains(was, id) && (after == "bld_" || !strings.Contains(m.instances("site")+m.instances("snake"), id)) {
+	// ada's own repository is to survive too.
+	m.ada("hello", "git", "config", "core.fsync", "all")
+	now := "one"
+	for _, c := range []struct {
+		when string
+		come func(was string) bool // the push has come to where the power goes away
+	}{
+		{"building", func(string) bool { return m.lastBuild("hello") == "running" }},
+		{"starting", func(was string) bool {
+			for id := range strings.FieldsSeq(m.instances("hello")) {
+				if !strings.Contains(was, id) {
 					return true
 				}
 			}
 			return false
-		})
+		}},
+	} {
+		was := m.instances("hello")
+		m.change("hello", now, c.when)
+		m.ask(request{User: "ada", Dir: home("hello"), Args: []string{"git", "push", "bulwark", "main"}, Timeout: 10 * time.Minute})
+		m.until(60*time.Second, "the push has come to "+c.when, func() bool { return c.come(was) })
 		m.cut()
 		m.boot()
 		m.ready()
 		m.all()
 		m.serves("hello", "kept")
+		// The push was taken before the cut: it goes on to its end, though nobody waits for it any more.
+		m.until(180*time.Second, "the deploy that was cut off has ended", func() bool { s := m.lastBuild("hello"); return s != "waiting" && s != "running" })
+		if s := m.lastBuild("hello"); s != "succeeded" {
+			m.t.Errorf("the build that was cut off while %s is %s: %s%s", c.when, s, m.ada("hello", "bulwark", "builds"), m.journal())
+		}
+		m.serves("hello", "hello "+c.when+" .*kept")
+		now = c.when + " again"
+		m.change("hello", c.when, now)
+		m.want(m.ada("hello", "git", "push", "bulwark", "main"), "Released v")
+		m.serves("hello", "hello "+now+" .*kept")
 		m.t.Log(m.ada("hello", "bulwark", "builds"), m.ada("hello", "bulwark", "releases"))
-		m.until(120*time.Second, "the deploy that was cut off has ended", func() bool {
-			return !regexp.MustCompile(`"state": "(queued|waiting|running|building)"`).MatchString(m.ada("hello", "bulwark", "builds", "--json"))
-		})
-		m.change("hello", version, "two")
-		r := m.tryAda("hello", "git", "push", "bulwark", "main")
-		m.want(r.Err, "Released v")
-		m.serves("hello", "hello two .*kept")
 	}
 	m.want(m.ada("hello", "bulwark", "verify"), "All of it holds")
+}
+
+// lastBuild returns the state of an app's newest build.
+func (m *machine) lastBuild(app string) string {
+	m.t.Helper()
+	var all []struct {
+		Number int
+		State  string
+	}
+	text := m.ada(app, "bulwark", "builds", "--json")
+	if err := json.Unmarshal([]byte(text), &all); err != nil {
+		m.t.Fatal(text, err)
+	}
+	state, newest := "", 0
+	for _, b := range all {
+		if b.Number > newest {
+			state, newest = b.State, b.Number
+		}
+	}
+	return state
 }
 
 // remove takes all of it away.
@@ -242,7 +320,7 @@ func remove(m *machine) {
 	m.root("systemctl", "daemon-reload")
 	m.root("dpkg", "-P", "bulwark")
 	for _, probe := range [][]string{
-		{"find", "/sys/fs/cgroup", "-name", "*bulwark*"}, {"find", "/var/lib", "/etc/systemd", "/run", "/usr", "-name", "*bulwark*", "-not", "-path", "*ca-certificates*"},
+		{"find", "/sys/fs/cgroup", "-name", "*bulwark*"}, {"find", "/var/lib", "/etc/systemd", "/run", "/usr", "-name", "*bulwark*", "-not", "-path", "*ca-certificates*", "-not", "-path", "/run/udev/*"},
 		{"grep", "-s", "bulwark", "/etc/subuid", "/etc/subgid", "/proc/self/mountinfo"}, {"losetup", "-l", "-n"}, {"nft", "list", "ruleset"}, {"ip", "netns"},
 		{"pgrep", "-f", "bulwark|containerd|buildkit"}, {"ip", "-o", "link", "show", "type", "veth"},
 	} {

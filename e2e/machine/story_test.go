@@ -25,7 +25,8 @@ func TestMachine(t *testing.T) {
 		name string
 		tell func(m *machine)
 	}{
-		{"install", install}, {"deploy", deploy}, {"limits", limits}, {"kill", kill}, {"clock", clock}, {"power", power}, {"remove", remove},
+		{"install", install}, {"deploy", deploy}, {"limits", limits}, {"kill", kill}, {"clock", clock}, {"starts", starts},
+		{"power", power}, {"remove", remove},
 	} {
 		if *begin != "" && *begin != s.name && !begun {
 			continue
