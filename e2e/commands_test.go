@@ -61,6 +61,7 @@ import (
 //	nowhere FILE                     no file of the installation has the text that FILE has
 //	flip PATH                        change one byte of a file
 //	flip DIR TEXT                    the same with the newest file of images/DIR that holds TEXT; its path is stdout
+//	older take NAME DIR...|put NAME  see audit_test.go, as leaf OLD NEW and resign
 //	attack [RE...]                   see attack_test.go
 //	registry HOST [token|elsewhere]  start a registry, see registry_test.go; installations made afterwards resolve its name
 //	image NAME:TAG VERSION           push an image of the stories' app to the last one
@@ -79,6 +80,7 @@ func commands() map[string]func(*testscript.TestScript, bool, []string) {
 		"nowhere": nowhere, "flip": flip, "attack": attack, "size": size, "random": random,
 		"invited": invited, "withtoken": withToken, "closed": closed,
 		"gone": gone, "many": many, "waiting": waiting, "settled": settled, "stopped": stopped, "restart": restart, "registry": registry, "image": image, "torn": torn, "confined": confined,
+		"older": older, "leaf": leaf, "resign": resign,
 	}
 }
 

@@ -69,6 +69,7 @@ func (c *cli) deploy(ctx context.Context, args []string, image, message string) 
 	if err != nil {
 		return err
 	}
+	c.watchLog(ctx, s)
 	p, err := c.pack(ctx, dir, image)
 	if err != nil {
 		return err

@@ -99,7 +99,7 @@ func (c *cli) signInTo(ctx context.Context, st *store, srv server, info *stateme
 		me, err := s.Whoami(ctx)
 		if err == nil {
 			// The device is known there; only this machine had forgotten the server. The token stays unused.
-			return c.signedInAs(st, s, me, info, nil, old)
+			return c.signedInAs(ctx, st, s, me, info, nil, old)
 		}
 		if !stranger(err) {
 			return err
@@ -120,7 +120,7 @@ func (c *cli) signInTo(ctx context.Context, st *store, srv server, info *stateme
 		}
 		return err
 	}
-	return c.signedInAs(st, s, me, info, key, old)
+	return c.signedInAs(ctx, st, s, me, info, key, old)
 }
 
 // already says so if this machine is signed in at address and the server agrees.
@@ -147,6 +147,7 @@ func (c *cli) already(ctx context.Context, st *store, address string) (bool, err
 	if err := st.save(); err != nil {
 		return false, err
 	}
+	c.watchLog(ctx, s)
 	return true, c.result(s.signIn(me), func() {
 		c.say("You are signed in at %s already, as %s. To sign in anew: bulwark login %s --again", address, me.Person, address)
 	})
@@ -238,7 +239,7 @@ func (c *cli) enrol(ctx context.Context, s *session, p proof, f loginFlags) (cli
 }
 
 // signedInAs keeps the server and says who the person is now.
-func (c *cli) signedInAs(st *store, s *session, me client.Me, info *statement.Info, key *sshKey, old string) error {
+func (c *cli) signedInAs(ctx context.Context, st *store, s *session, me client.Me, info *statement.Info, key *sshKey, old string) error {
 	srv := s.server
 	srv.Person = me.Person
 	if key != nil {
@@ -252,6 +253,7 @@ func (c *cli) signedInAs(st *store, s *session, me client.Me, info *statement.In
 	if _, err := st.dropKey(old); err != nil { // the one before, if there was another
 		return err
 	}
+	c.watchLog(ctx, s)
 	pinned, err := pinHostKeys(c.home, srv.host(), fmt.Sprint(info.Ports.SSH), info.SSH)
 	if err != nil {
 		return err

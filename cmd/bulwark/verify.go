@@ -45,6 +45,7 @@ func (c *cli) verify(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	c.watchLog(ctx, s)
 	e := evidence{app: name, node: s.server.key(), device: s.device.Public().(ed25519.PublicKey)}
 	var found *chain
 	p := c.progress("Fetching the evidence")

@@ -39,6 +39,9 @@ const (
 	CancelBuild   Action = "build.cancel"
 	ReadOperation Action = "operation.read"
 
+	ReadCheckpoint Action = "audit.checkpoint" // how far the audit log is, which tells nothing of what is in it
+	ReadAudit      Action = "audit.read"
+
 	ReadRegistries   Action = "registry.read"
 	ManageRegistries Action = "registry.manage"
 
@@ -56,7 +59,8 @@ const (
 func Actions() []Action {
 	return []Action{Open, ReadSelf, ReadStatus, ReadKeys, ManageKeys, ListApps, CreateApp, ReadApp, ReadLogs, ChangeApp, Deploy, ScaleApp, DestroyApp,
 		RevealConfig, OpenEgress, RunApp, RunCron, CancelBuild, ReadOperation, ReadRegistries, ManageRegistries, ListOrgs, CreateOrg, ReadMembers,
-		ManageMembers, Leave, CreateProject, ManageTokens, ExplainPolicy}
+		ManageMembers, Leave, CreateProject, ManageTokens, ExplainPolicy,
+		ReadCheckpoint, ReadAudit}
 }
 
 // Kind is what kind of thing a resource is.

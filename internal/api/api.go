@@ -22,9 +22,11 @@ type API struct {
 	mux  *http.ServeMux
 	log  *slog.Logger
 	who  func(*http.Request) (access.Actor, error)
-	// decide answers with nil if the actor may do that.
-	decide Decide
-	routes []Route
+	// allow answers with nil if the actor may do that.
+	allow Decide
+	// record is told what came of calls; see Record.
+	record func(context.Context, Call) error
+	ops    []Op
 }
 
 // Route is an endpoint as it was registered.
@@ -34,7 +36,13 @@ type Route struct {
 }
 
 // Routes returns every endpoint that was registered.
-func (a *API) Routes() []Route { return a.routes }
+func (a *API) Routes() []Route {
+	var all []Route
+	for _, op := range a.ops {
+		all = append(all, Route{Method: op.Method, Path: "/v1" + op.Path, Action: op.Action})
+	}
+	return all
+}
 
 // Decide is the one decision function.
 type Decide func(context.Context, access.Actor, access.Action, access.Resource) error
@@ -49,7 +57,7 @@ func New(version string, log *slog.Logger, who func(*http.Request) (access.Actor
 	config := huma.DefaultConfig("Bulwark", version)
 	config.DocsPath = "" // the page would load scripts from elsewhere
 	config.CreateHooks = nil
-	a := &API{mux: mux, log: log, who: who, decide: decide}
+	a := &API{mux: mux, log: log, who: who, allow: decide}
 	a.huma = humago.New(mux, config)
 	a.huma.UseMiddleware(func(ctx huma.Context, next func(huma.Context)) {
 		r, _ := humago.Unwrap(ctx)
@@ -86,11 +94,11 @@ type Out[T any] struct {
 func Register[In Resourced, T any](a *API, op Op, f func(context.Context, access.Actor, *In) (T, error)) {
 	huma.Register(a.huma, a.operation(op), func(ctx context.Context, in *In) (*Out[T], error) {
 		actor, _ := ctx.Value(actorKey{}).(access.Actor)
-		if err := a.decide(ctx, actor, op.Action, (*in).Resource()); err != nil {
+		if err := a.decide(ctx, actor, op, (*in).Resource()); err != nil {
 			return nil, a.status(err)
 		}
 		out, err := f(ctx, actor, in)
-		if err != nil {
+		if err := a.recorded(ctx, actor, op, (*in).Resource(), err); err != nil {
 			return nil, a.status(err)
 		}
 		return &Out[T]{Body: out}, nil
@@ -101,11 +109,11 @@ func Register[In Resourced, T any](a *API, op Op, f func(context.Context, access
 func Stream[In Resourced](a *API, op Op, begin func(context.Context, access.Actor, *In) (func(context.Context, func(any) error), error)) {
 	huma.Register(a.huma, a.operation(op), func(ctx context.Context, in *In) (*huma.StreamResponse, error) {
 		actor, _ := ctx.Value(actorKey{}).(access.Actor)
-		if err := a.decide(ctx, actor, op.Action, (*in).Resource()); err != nil {
+		if err := a.decide(ctx, actor, op, (*in).Resource()); err != nil {
 			return nil, a.status(err)
 		}
 		run, err := begin(ctx, actor, in)
-		if err != nil {
+		if err := a.recorded(ctx, actor, op, (*in).Resource(), err); err != nil {
 			return nil, a.status(err)
 		}
 		return &huma.StreamResponse{Body: func(hc huma.Context) {
@@ -119,7 +127,7 @@ func Stream[In Resourced](a *API, op Op, begin func(context.Context, access.Acto
 
 // operation is what huma is told of an endpoint; there is no other way to register one.
 func (a *API) operation(op Op) huma.Operation {
-	a.routes = append(a.routes, Route{Method: op.Method, Path: "/v1" + op.Path, Action: op.Action})
+	a.ops = append(a.ops, op)
 	return huma.Operation{OperationID: op.ID, Method: op.Method, Path: "/v1" + op.Path, Summary: op.Summary,
 		MaxBodyBytes: 16 << 20, Metadata: map[string]any{"action": string(op.Action)},
 		Extensions: map[string]any{"x-bulwark-action": string(op.Action)}}

@@ -15,11 +15,11 @@ import (
 func Upgrade[In Resourced](a *API, op Op, begin func(context.Context, access.Actor, *In) (http.HandlerFunc, error)) {
 	huma.Register(a.huma, a.operation(op), func(ctx context.Context, in *In) (*huma.StreamResponse, error) {
 		actor, _ := ctx.Value(actorKey{}).(access.Actor)
-		if err := a.decide(ctx, actor, op.Action, (*in).Resource()); err != nil {
+		if err := a.decide(ctx, actor, op, (*in).Resource()); err != nil {
 			return nil, a.status(err)
 		}
 		answer, err := begin(ctx, actor, in)
-		if err != nil {
+		if err := a.recorded(ctx, actor, op, (*in).Resource(), err); err != nil {
 			return nil, a.status(err)
 		}
 		return &huma.StreamResponse{Body: func(hc huma.Context) {

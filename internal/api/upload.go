@@ -35,13 +35,13 @@ func Upload[In Resourced, T any](a *API, op Op, most int64, f func(context.Conte
 	}}
 	huma.Register(a.huma, o, func(ctx context.Context, in *In) (*Out[T], error) {
 		actor, _ := ctx.Value(actorKey{}).(access.Actor)
-		if err := a.decide(ctx, actor, op.Action, (*in).Resource()); err != nil {
+		if err := a.decide(ctx, actor, op, (*in).Resource()); err != nil {
 			return nil, a.status(err)
 		}
 		body := ctx.Value(incomingKey{}).(*incoming)
 		out, err := f(ctx, actor, in, body)
 		body.end()
-		if err != nil {
+		if err := a.recorded(ctx, actor, op, (*in).Resource(), err); err != nil {
 			return nil, a.status(err)
 		}
 		return &Out[T]{Body: out}, nil

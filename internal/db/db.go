@@ -15,7 +15,8 @@ import (
 	"fmt"
 	"os"
 
-	_ "modernc.org/sqlite" // the driver, pure Go
+	"modernc.org/sqlite" // also the driver, pure Go
+	sqlite3 "modernc.org/sqlite/lib"
 
 	"github.com/bulwark-paas/bulwark"
 )
@@ -99,6 +100,11 @@ func (d *DB) Tx(ctx context.Context, f func(*sql.Tx) error) error {
 	}
 	defer tx.Rollback()
 	if err := f(tx); err != nil {
+		if e, ok := errors.AsType[*sqlite.Error](err); ok && diskFails(e.Code()) {
+			if _, said := errors.AsType[*bulwark.Error](err); !said {
+				return unavailable(err)
+			}
+		}
 		return err
 	}
 	if err := tx.Commit(); err != nil {
@@ -109,6 +115,12 @@ func (d *DB) Tx(ctx context.Context, f func(*sql.Tx) error) error {
 
 // Reader returns the read-only side, for queries outside of a transaction.
 func (d *DB) Reader() *sql.DB { return d.read }
+
+// diskFails tells whether an error of SQLite's is one of the disk: full, or broken. The upper bits say more of it.
+func diskFails(code int) bool {
+	code &= 0xff
+	return code == sqlite3.SQLITE_FULL || code == sqlite3.SQLITE_IOERR
+}
 
 func unavailable(err error) error {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {

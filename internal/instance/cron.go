@@ -144,7 +144,7 @@ func (c *Cron) Now(ctx context.Context, a *app.App, job bulwark.ProcessType, per
 		if err != nil {
 			return err
 		}
-		return audit.Write(tx, audit.Entry{Project: a.Project, Actor: person, Action: action, Resource: resource, Outcome: "accepted", Detail: string(job)})
+		return audit.Write(ctx, tx, audit.Entry{Project: a.Project, Actor: person, Action: action, Resource: resource, Outcome: "accepted", Detail: string(job)})
 	})
 	select {
 	case c.wake <- struct{}{}:

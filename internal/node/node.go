@@ -344,7 +344,7 @@ func (n *Node) info() ([]byte, error) {
 	}
 	k := statement.NewKey(n.keys.node.Public().(ed25519.PublicKey))
 	return statement.Seal(statement.InfoPayloadType, statement.Info{Version: 1, Node: n.ledger.Node(), Key: k.PKIX(), CA: n.authority.pem(),
-		Domain: n.config.Domain, Projects: n.keys.public(), SSH: hostKeys, Ports: n.config.Ports,
+		Domain: n.config.Domain, Projects: n.keys.public(), SSH: hostKeys, Ports: n.config.Ports, Log: n.ledger.LogKey(),
 		Time: time.Now().UTC()}, n.keys.node)
 }
 

@@ -149,6 +149,7 @@ func (n *Node) routes() http.Handler {
 		return nil, nil
 	})
 	verb(n, mux, "sbom", n.builds.sbomOf)
+	n.auditVerbs(mux)
 	mux.HandleFunc("POST /v1/events", n.events)
 	mux.HandleFunc("POST /v1/build", n.build)
 	mux.HandleFunc("PUT /v1/source", n.source)
@@ -162,7 +163,7 @@ func receipt(r *ledger.Receipt, err error) (*nodeapi.Receipt, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &nodeapi.Receipt{Digest: r.Digest, Kind: r.Kind, Person: r.Person, Token: r.Token, Key: r.Key, App: r.App, Seq: r.Seq, Config: r.Config, Body: r.Body}, nil
+	return &nodeapi.Receipt{Digest: r.Digest, Kind: r.Kind, Person: r.Person, Token: r.Token, Key: r.Key, App: r.App, Seq: r.Seq, Config: r.Config, Body: r.Body, Chain: r.Chain}, nil
 }
 
 // verb registers a typed verb. Unknown fields are refused: a server that means more than the node understands must fail.

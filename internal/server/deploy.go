@@ -12,6 +12,7 @@ import (
 	"github.com/bulwark-paas/bulwark/client"
 	"github.com/bulwark-paas/bulwark/internal/access"
 	"github.com/bulwark-paas/bulwark/internal/app"
+	"github.com/bulwark-paas/bulwark/internal/audit"
 	"github.com/bulwark-paas/bulwark/internal/job"
 	"github.com/bulwark-paas/bulwark/internal/node/nodeapi"
 	"github.com/bulwark-paas/bulwark/internal/statement"
@@ -26,6 +27,9 @@ type uploadIn struct {
 func (s *Server) upload(ctx context.Context, actor access.Actor, in *uploadIn, body io.Reader) (struct{}, error) {
 	a, err := app.ByName(ctx, s.db.Reader(), actor.Tenant(), in.App)
 	if err != nil {
+		return struct{}{}, err
+	}
+	if err := s.note(ctx, audit.Entry{Project: a.Project, Actor: actor.Person, Action: "app.upload", Resource: access.App(a.Name).String(), Outcome: audit.Asked, Detail: in.Digest}); err != nil {
 		return struct{}{}, err
 	}
 	return struct{}{}, s.uploads.Receive(ctx, a, in.Digest, body)
@@ -69,8 +73,8 @@ func (s *Server) deploy(ctx context.Context, actor access.Actor, in *appSignedIn
 		return fail(bulwark.Fail(bulwark.KindConflict, "What is to be deployed is not here (any more).", "Run bulwark deploy again.", nil))
 	}
 	var id bulwark.OperationID
-	_, err = s.submit(ctx, in.Body.Envelope, a.ID, func(_ context.Context, tx *sql.Tx, r *nodeapi.Receipt) (err error) {
-		id, err = s.uploads.Enqueue(tx, a, r)
+	_, err = s.submit(ctx, in.Body.Envelope, a.ID, func(ctx context.Context, tx *sql.Tx, r *nodeapi.Receipt) (err error) {
+		id, err = s.uploads.Enqueue(ctx, tx, a, r)
 		return err
 	}, statement.KindDeploy)
 	if err != nil {

@@ -101,6 +101,7 @@ func (s *Server) endpoints(a *api.API) {
 	api.Register(a, api.Op{ID: "list-cron", Method: get, Path: "/apps/{app}/cron", Summary: "List cron jobs and their last runs", Action: access.ReadApp}, s.listCron)
 	api.Register(a, api.Op{ID: "run-cron", Method: post, Path: "/apps/{app}/cron/{job}/run", Summary: "Run a cron job now", Action: access.RunCron}, s.runCron)
 	api.Upgrade(a, api.Op{ID: "run-app", Method: post, Path: "/apps/{app}/run", Summary: "Run a command in a one-off instance", Action: access.RunApp}, s.run)
+	s.auditEndpoints(a)
 	api.Stream(a, api.Op{ID: "watch-operation", Method: get, Path: "/apps/{app}/operations/{operation}/events", Summary: "Follow an operation", Action: access.ReadOperation}, s.watch)
 	api.Stream(a, api.Op{ID: "read-logs", Method: get, Path: "/apps/{app}/logs", Summary: "Read logs", Action: access.ReadLogs}, s.logs)
 }

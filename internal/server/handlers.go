@@ -42,15 +42,13 @@ func (s *Server) login(ctx context.Context, actor access.Actor, in *signedIn) (c
 }
 
 // noted is the effect of a statement that changes the node alone: an audit entry.
-func noted(_ context.Context, tx *sql.Tx, r *nodeapi.Receipt) error {
-	return audit.Write(tx, audit.Entry{Actor: r.Person, Action: string(r.Kind), Resource: access.Platform().String(), Outcome: "done"})
+func noted(ctx context.Context, tx *sql.Tx, r *nodeapi.Receipt) error {
+	return told(ctx, tx, r, "", access.Platform(), audit.Done, "")
 }
 
 // note writes an audit entry of its own, before what it tells of: no entry, no action.
-func (s *Server) note(ctx context.Context, actor bulwark.PersonID, action string, on access.Resource, detail string) error {
-	return s.db.Tx(ctx, func(tx *sql.Tx) error {
-		return audit.Write(tx, audit.Entry{Actor: actor, Action: action, Resource: on.String(), Outcome: "asked", Detail: detail})
-	})
+func (s *Server) note(ctx context.Context, e audit.Entry) error {
+	return s.db.Tx(ctx, func(tx *sql.Tx) error { return audit.Write(ctx, tx, e) })
 }
 
 // submit has the node take a statement, and writes its effect. The kinds are those that the endpoint is for: the decision that was made for the
@@ -94,7 +92,7 @@ func (s *Server) settled(ctx context.Context, tx *sql.Tx, r *nodeapi.Receipt) er
 	case statement.KindDeploy:
 		a, err := app.ByID(ctx, tx, r.App)
 		if err == nil {
-			_, err = s.uploads.Enqueue(tx, a, r)
+			_, err = s.uploads.Enqueue(ctx, tx, a, r)
 		}
 		return err
 	}
@@ -119,7 +117,7 @@ func (s *Server) createApp(ctx context.Context, _ access.Actor, in *newAppIn) (c
 }
 
 // created is the effect of an app's creation.
-func created(_ context.Context, tx *sql.Tx, r *nodeapi.Receipt) (*app.App, error) {
+func created(ctx context.Context, tx *sql.Tx, r *nodeapi.Receipt) (*app.App, error) {
 	var body statement.AppCreate
 	if err := json.Unmarshal(r.Body, &body); err != nil {
 		return nil, err
@@ -131,7 +129,7 @@ func created(_ context.Context, tx *sql.Tx, r *nodeapi.Receipt) (*app.App, error
 	if err := app.Insert(tx, a); err != nil {
 		return nil, err
 	}
-	return &a, audit.Write(tx, audit.Entry{Project: a.Project, Actor: r.Person, Action: string(r.Kind), Resource: access.App(a.Name).String(), Outcome: "done"})
+	return &a, told(ctx, tx, r, a.Project, access.App(a.Name), audit.Done, "")
 }
 
 func (s *Server) listApps(ctx context.Context, actor access.Actor, _ *platformIn) ([]client.App, error) {
@@ -250,7 +248,7 @@ func (s *Server) destroyed(ctx context.Context, tx *sql.Tx, r *nodeapi.Receipt) 
 	if err := instance.EndAll(tx, a.ID); err != nil {
 		return err
 	}
-	return audit.Write(tx, audit.Entry{Project: a.Project, Actor: r.Person, Action: string(r.Kind), Resource: access.App(a.Name).String(), Outcome: "done"})
+	return told(ctx, tx, r, a.Project, access.App(a.Name), audit.Done, "")
 }
 
 func otherApp() error {
@@ -295,8 +293,7 @@ func (s *Server) changed(ctx context.Context, tx *sql.Tx, r *nodeapi.Receipt) (o
 	if err != nil {
 		return op, err
 	}
-	if err := audit.Write(tx, audit.Entry{Project: a.Project, Actor: r.Person, Action: string(r.Kind), Resource: access.App(a.Name).String(),
-		Outcome: "accepted", Detail: note}); err != nil {
+	if err := told(ctx, tx, r, a.Project, access.App(a.Name), audit.Accepted, note); err != nil {
 		return op, err
 	}
 	if a.Promoted == 0 {
@@ -367,8 +364,7 @@ func (s *Server) set(ctx context.Context, tx *sql.Tx, r *nodeapi.Receipt) error 
 	if err != nil {
 		return err
 	}
-	return audit.Write(tx, audit.Entry{Project: a.Project, Actor: r.Person, Action: string(r.Kind), Resource: access.App(a.Name).String(),
-		Outcome: "done", Detail: detail})
+	return told(ctx, tx, r, a.Project, access.App(a.Name), audit.Done, detail)
 }
 
 func (s *Server) listReleases(ctx context.Context, actor access.Actor, in *AppPath) ([]client.Release, error) {
@@ -407,7 +403,7 @@ func (s *Server) cancelBuild(ctx context.Context, actor access.Actor, in *AppPat
 	if err != nil {
 		return struct{}{}, err
 	}
-	if err := s.note(ctx, actor.Person, string(access.CancelBuild), access.App(a.Name), ""); err != nil {
+	if err := s.note(ctx, audit.Entry{Project: a.Project, Actor: actor.Person, Action: string(access.CancelBuild), Resource: access.App(a.Name).String(), Outcome: audit.Asked}); err != nil {
 		return struct{}{}, err
 	}
 	// Whatever is under way, also a release command that hangs after a change of the config.

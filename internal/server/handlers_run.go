@@ -71,7 +71,7 @@ func (s *Server) scale(ctx context.Context, actor access.Actor, in *scaleIn) (cl
 		want[p] = n
 	}
 	err = s.instances.Scale(ctx, a.ID, want, func(tx *sql.Tx) error {
-		return audit.Write(tx, audit.Entry{Project: a.Project, Actor: actor.Person, Action: string(access.ScaleApp), Resource: access.App(a.Name).String(),
+		return audit.Write(ctx, tx, audit.Entry{Project: a.Project, Actor: actor.Person, Action: string(access.ScaleApp), Resource: access.App(a.Name).String(),
 			Outcome: "done", Detail: fmt.Sprint(want)})
 	})
 	if err != nil {
@@ -90,7 +90,7 @@ func (s *Server) restartApp(ctx context.Context, actor access.Actor, in *AppPath
 	}
 	op := job.Operation{ID: bulwark.NewOperationID(), Project: a.Project, App: a.ID, Kind: "restart", Person: actor.Person}
 	err = s.db.Tx(ctx, func(tx *sql.Tx) error {
-		if err := audit.Write(tx, audit.Entry{Project: a.Project, Actor: actor.Person, Action: "app.restart", Resource: access.App(a.Name).String(), Outcome: "accepted"}); err != nil {
+		if err := audit.Write(ctx, tx, audit.Entry{Project: a.Project, Actor: actor.Person, Action: "app.restart", Resource: access.App(a.Name).String(), Outcome: "accepted"}); err != nil {
 			return err
 		}
 		return job.Enqueue(tx, op)
@@ -125,13 +125,31 @@ func (s *Server) reveal(ctx context.Context, actor access.Actor, in *appSignedIn
 	if err != nil {
 		return revealed{}, err
 	}
-	// No entry, no value.
-	if err := s.note(ctx, actor.Person, string(statement.KindConfigReveal), access.App(a.Name), ""); err != nil {
+	// No entry, no value: neither is the node asked before there is one, nor is the value given out before there is one of
+	// what the node said.
+	e := audit.Entry{Project: a.Project, Actor: actor.Person, Action: string(statement.KindConfigReveal), Resource: access.App(a.Name).String(), Outcome: audit.Asked,
+		Document: bulwark.Sum(in.Body.Envelope), Detail: revealsName(in.Body.Envelope)}
+	if err := s.note(ctx, e); err != nil {
 		return revealed{}, err
 	}
 	var out nodeapi.Sealed
-	err = s.node.Call(ctx, "reveal", nodeapi.Document{Envelope: in.Body.Envelope}, &out)
-	return revealed(out), err
+	if err := s.node.Call(ctx, "reveal", nodeapi.Document{Envelope: in.Body.Envelope}, &out); err != nil {
+		return revealed{}, err
+	}
+	if err := s.tookPlace(ctx, e); err != nil {
+		return revealed{}, err
+	}
+	return revealed(out), nil
+}
+
+// revealsName is the name of the variable that a statement asks for, as far as it can be read; the node verifies it.
+func revealsName(envelope []byte) string {
+	st := unverified(envelope)
+	var body statement.ConfigReveal
+	if st.Kind != statement.KindConfigReveal || st.Decode(&body) != nil {
+		return ""
+	}
+	return string(body.Name)
 }
 
 func (s *Server) proof(ctx context.Context, actor access.Actor, in *proofIn) (client.Proof, error) {

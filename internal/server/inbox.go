@@ -54,7 +54,11 @@ var inboxMigrations = []db.Migration{{ID: "inbox-1", SQL: `
 CREATE TABLE inbox (
 	digest TEXT PRIMARY KEY,
 	at     INTEGER NOT NULL
-) STRICT`}, {ID: "inbox-2", SQL: `ALTER TABLE inbox ADD COLUMN done INTEGER NOT NULL DEFAULT 0`}}
+) STRICT`}, {ID: "inbox-2", SQL: `ALTER TABLE inbox ADD COLUMN done INTEGER NOT NULL DEFAULT 0`}, {ID: "inbox-3", SQL: `ALTER TABLE inbox ADD COLUMN room BLOB`}}
+
+// room is how many bytes a row keeps free for the effect and its audit entry, which must not fail for a full disk after the
+// node has taken the statement. It is given back in the transaction that writes them.
+const room = 64 << 10
 
 // take has the node take a statement and writes the effect. It goes on when the caller goes away: a change is made in
 // whole or not at all.
@@ -65,7 +69,8 @@ func (b *inbox) take(ctx context.Context, verb string, envelope []byte, effect e
 	defer b.mu.Unlock()
 	digest := bulwark.Sum(envelope)
 	err := b.db.Tx(ctx, func(tx *sql.Tx) error {
-		res, err := tx.Exec(`INSERT INTO inbox (digest, at) VALUES (?,?) ON CONFLICT DO UPDATE SET at = excluded.at WHERE done = 0`, digest, time.Now().UnixMilli())
+		res, err := tx.Exec(`INSERT INTO inbox (digest, at, room) VALUES (?,?,zeroblob(?)) ON CONFLICT DO UPDATE SET at = excluded.at, room = excluded.room WHERE done = 0`,
+			digest, time.Now().UnixMilli(), room)
 		if err != nil {
 			return err
 		}
@@ -84,7 +89,12 @@ func (b *inbox) take(ctx context.Context, verb string, envelope []byte, effect e
 		}
 		return nil, err // whether it took effect is found out later
 	}
-	return &r, b.apply(ctx, &r, effect)
+	err = b.apply(ctx, &r, effect)
+	if bulwark.KindOf(err) == bulwark.KindUnavailable {
+		err = bulwark.Fail(bulwark.KindUnavailable, "The node took the change, and the server's store cannot: it is completed as soon as the store can be written.",
+			"Check that the disk is not full. Do not run the command again.", err)
+	}
+	return &r, err
 }
 
 // refused tells that the node answered, and did not take the statement.
@@ -96,7 +106,7 @@ func refused(err error) bool {
 // apply writes an effect once.
 func (b *inbox) apply(ctx context.Context, r *nodeapi.Receipt, effect effect) error {
 	return b.db.Tx(ctx, func(tx *sql.Tx) error {
-		res, err := tx.Exec(`UPDATE inbox SET done = 1 WHERE digest = ? AND done = 0`, r.Digest)
+		res, err := tx.Exec(`UPDATE inbox SET done = 1, room = NULL WHERE digest = ? AND done = 0`, r.Digest)
 		if err != nil {
 			return err
 		}

@@ -148,28 +148,25 @@ func (s *Server) createProject(ctx context.Context, _ access.Actor, in *newProje
 }
 
 // placed is the effect of a statement that makes an organisation or a project.
-func placed(_ context.Context, tx *sql.Tx, r *nodeapi.Receipt) error {
-	entry := audit.Entry{Actor: r.Person, Action: string(r.Kind), Outcome: "done"}
+func placed(ctx context.Context, tx *sql.Tx, r *nodeapi.Receipt) error {
 	if r.Kind == statement.KindOrgCreate {
 		var b statement.OrgCreate
 		if err := json.Unmarshal(r.Body, &b); err != nil {
 			return err
 		}
-		entry.Resource, entry.Detail = access.Org(b.Org).String(), string(b.Name)
 		if err := tenant.InsertOrg(tx, tenant.Org{ID: b.Org, Name: b.Name}); err != nil {
 			return err
 		}
-		return audit.Write(tx, entry)
+		return told(ctx, tx, r, "", access.Org(b.Org), audit.Done, string(b.Name))
 	}
 	var b statement.ProjectCreate
 	if err := json.Unmarshal(r.Body, &b); err != nil {
 		return err
 	}
-	entry.Project, entry.Resource, entry.Detail = b.Project, access.Project(b.Project).String(), string(b.Name)
 	if err := tenant.InsertProject(tx, tenant.Project{ID: b.Project, Org: b.Org, Name: b.Name}); err != nil {
 		return err
 	}
-	return audit.Write(tx, entry)
+	return told(ctx, tx, r, b.Project, access.Project(b.Project), audit.Done, string(b.Name))
 }
 
 func (s *Server) listMembers(ctx context.Context, _ access.Actor, in *orgIn) ([]client.Member, error) {

@@ -100,7 +100,7 @@ func TestRoutes(t *testing.T) {
 	}
 	body := fmt.Sprintf(`{"envelope":%q}`, base64.StdEncoding.EncodeToString(envelope))
 	fill := strings.NewReplacer("{app}", "shop", "{org}", string(someOrg), "{project}", string(someProject), "{number}", "1", "{job}", "nightly",
-		"{operation}", "op_00000000000000000000000004")
+		"{operation}", "op_00000000000000000000000004", "{level}", "0", "{index}", "0")
 
 	var lines []string
 	for _, r := range a.Routes() {
@@ -113,6 +113,8 @@ func TestRoutes(t *testing.T) {
 				text = `{"formation":{"web":1}}`
 			case r.Method == http.MethodPut:
 				path, kind = path+"?digest="+string(bulwark.Sum(nil)), "application/octet-stream"
+			case strings.HasSuffix(r.Path, "/consistency"):
+				path, text = path+"?from=1&to=2", ""
 			case r.Method == http.MethodGet:
 				text = ""
 			}

@@ -13,6 +13,7 @@ import (
 	"github.com/bulwark-paas/bulwark/client"
 	"github.com/bulwark-paas/bulwark/internal/access"
 	"github.com/bulwark-paas/bulwark/internal/app"
+	"github.com/bulwark-paas/bulwark/internal/audit"
 	"github.com/bulwark-paas/bulwark/internal/node/nodeapi"
 	"github.com/bulwark-paas/bulwark/internal/statement"
 )
@@ -29,11 +30,19 @@ func (s *Server) run(ctx context.Context, actor access.Actor, in *appSignedIn) (
 		return nil, otherApp()
 	}
 	// No entry, no command. Its words are in the statement, which the node keeps; they may be nobody else's business.
-	if err := s.note(ctx, actor.Person, string(statement.KindRun), access.App(a.Name), string(st.ID)); err != nil {
+	e := audit.Entry{Project: a.Project, Actor: actor.Person, Action: string(statement.KindRun), Resource: access.App(a.Name).String(), Outcome: audit.Asked,
+		Document: bulwark.Sum(in.Body.Envelope), Detail: string(st.ID)}
+	if err := s.note(ctx, e); err != nil {
 		return nil, err
 	}
 	ran, conn, err := s.node.Run(ctx, nodeapi.Document{Envelope: in.Body.Envelope})
 	if err != nil {
+		return nil, err
+	}
+	if err := s.tookPlace(ctx, e); err != nil {
+		if conn != nil {
+			conn.Close()
+		}
 		return nil, err
 	}
 	if conn == nil {

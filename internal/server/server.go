@@ -30,6 +30,7 @@ import (
 	"github.com/bulwark-paas/bulwark/internal/app"
 	"github.com/bulwark-paas/bulwark/internal/atomicfile"
 	"github.com/bulwark-paas/bulwark/internal/audit"
+	"github.com/bulwark-paas/bulwark/internal/audit/translog"
 	"github.com/bulwark-paas/bulwark/internal/build"
 	"github.com/bulwark-paas/bulwark/internal/db"
 	"github.com/bulwark-paas/bulwark/internal/edge/edgecontrol"
@@ -73,6 +74,9 @@ type Server struct {
 	gate      *source.Gate
 	uploads   *source.Uploads
 	inbox     *inbox
+	audit     *translog.Log
+	refusals  *audit.Refusals
+	chain     *chainWatch
 	repos     *gitssh.Server
 	policy    *access.Policy
 	used      *lastUse
@@ -102,6 +106,9 @@ func Run(ctx context.Context, c Config, ready func()) error {
 	wg.Go(func() { s.routes.Run(ctx) })
 	wg.Go(func() { s.cron.Run(ctx) })
 	wg.Go(func() { s.uploads.Run(ctx) })
+	wg.Go(func() { s.audit.Run(ctx) })
+	wg.Go(func() { s.chain.run(ctx) })
+	wg.Go(func() { s.refusals.Run(ctx, func(err error) { s.log.Error("the audit log", "error", err) }) })
 	// Before anything is served: who comes next must see what was taken.
 	if err := s.inbox.settle(ctx); err != nil {
 		s.log.Warn("it is not known yet what became of a statement", "error", err)
@@ -145,7 +152,10 @@ func open(ctx context.Context, c Config) (*Server, error) {
 		s.jobs.Wake()
 		s.instances.Kick()
 	}}
-	s.gate = &source.Gate{Decide: s.decide, DB: d, Node: s.node, Jobs: s.jobs, Dir: filepath.Join(c.Dir, "sources"), Log: c.Log}
+	s.audit = translog.New(translog.Config{DB: d, Dir: filepath.Join(c.Dir, "audit-log"), Node: signedLog{s.node}, Log: c.Log})
+	s.refusals = audit.NewRefusals(d, nil)
+	s.chain = &chainWatch{db: d, node: s.node, log: c.Log, now: time.Now}
+	s.gate = &source.Gate{Decide: s.decide, DB: d, Node: s.node, Jobs: s.jobs, Dir: filepath.Join(c.Dir, "sources"), Log: c.Log, Refused: s.refusals.Note}
 	s.uploads = &source.Uploads{DB: d, Jobs: s.jobs, Dir: filepath.Join(c.Dir, "uploads"), Log: c.Log}
 	return s, errors.Join(os.MkdirAll(s.gate.Dir, 0o700), s.uploads.Open())
 }
@@ -193,9 +203,10 @@ func hostKey(path string) (ssh.Signer, error) {
 func (s *Server) serveAPI(ctx context.Context) error {
 	api.Shape()
 	a := api.New(s.config.Version, s.log, s.who, s.decide)
+	a.Record(s.record)
 	s.endpoints(a)
 	certs := &certificates{node: s.node}
-	srv := &http.Server{Handler: a.Handler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
+	srv := &http.Server{Handler: withOrigin(a.Handler()), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
 		BaseContext: func(net.Listener) context.Context { return ctx },
 		ErrorLog:    slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS13, GetCertificate: certs.get,
@@ -220,6 +231,7 @@ func (s *Server) who(r *http.Request) (access.Actor, error) {
 		return stranger, s.strangers.take(r.RemoteAddr)
 	}
 	fingerprint := statement.NewKey(key).Fingerprint
+	audit.OriginOf(r.Context()).Key = fingerprint
 	var out nodeapi.KeyOwner
 	err := s.node.Call(r.Context(), "keyowner", nodeapi.KeyOwner{Kind: "device", Fingerprint: fingerprint}, &out)
 	if bulwark.KindOf(err) == bulwark.KindForbidden {

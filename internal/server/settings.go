@@ -101,7 +101,7 @@ func (s *Server) setRegistry(ctx context.Context, _ access.Actor, in *signedIn) 
 }
 
 // applyRegistry writes the row and the record of a statement that the node took.
-func applyRegistry(_ context.Context, tx *sql.Tx, r *nodeapi.Receipt) error {
+func applyRegistry(ctx context.Context, tx *sql.Tx, r *nodeapi.Receipt) error {
 	var body statement.Registry // the body of the other kind is a part of it
 	if err := json.Unmarshal(r.Body, &body); err != nil {
 		return err
@@ -115,6 +115,5 @@ func applyRegistry(_ context.Context, tx *sql.Tx, r *nodeapi.Receipt) error {
 	if err != nil {
 		return err
 	}
-	return audit.Write(tx, audit.Entry{Project: bulwark.FirstProject, Actor: r.Person, Action: string(r.Kind), Resource: access.Platform().String(),
-		Outcome: "done", Detail: body.Host})
+	return told(ctx, tx, r, bulwark.FirstProject, access.Platform(), audit.Done, body.Host)
 }

@@ -42,6 +42,8 @@ type Gate struct {
 	Jobs   *job.Engine
 	Dir    string // packs of sources that wait for their build
 	Log    *slog.Logger
+	// Refused writes an entry about what was refused.
+	Refused func(context.Context, audit.Entry) error
 
 	mu   sync.Mutex // guards live
 	live map[bulwark.OperationID]bool
@@ -154,9 +156,10 @@ func (g *Gate) Path(cause bulwark.Digest) string { return filepath.Join(g.Dir, c
 
 // Receive implements [gitssh.Gate]: it returns when the deploy has ended.
 func (g *Gate) Receive(ctx context.Context, p gitssh.Push, progress io.Writer) error {
+	ctx = audit.WithOrigin(ctx, &audit.Origin{From: p.From})
 	var receipt nodeapi.Receipt
 	if err := g.Node.Call(ctx, "push", nodeapi.Push{App: p.App, Certificate: p.Certificate}, &receipt); err != nil {
-		return err
+		return g.refused(ctx, p.Person, p.AppName, bulwark.Sum(p.Certificate), err)
 	}
 	if err := g.keep(ctx, p, receipt.Digest); err != nil {
 		return err
@@ -182,6 +185,21 @@ func (g *Gate) Receive(ctx context.Context, p gitssh.Push, progress io.Writer) e
 	return errors.Join(err, failure)
 }
 
+// refused records that a push was refused, and passes the reason on.
+func (g *Gate) refused(ctx context.Context, person bulwark.PersonID, name bulwark.AppName, document bulwark.Digest, err error) error {
+	e := audit.Entry{Actor: person, Action: string(access.Deploy), Resource: access.App(name).String(), Outcome: audit.Refused, Document: document}
+	switch b, ok := errors.AsType[*bulwark.Error](err); {
+	case !ok || b.Kind == bulwark.KindUnavailable || b.Kind == bulwark.KindInternal:
+		e.Outcome = audit.Failed
+	default:
+		e.Detail = "push: " + b.Message
+	}
+	if rerr := g.Refused(context.WithoutCancel(ctx), e); rerr != nil {
+		g.Log.Error("the audit log did not take a refusal", "error", rerr)
+	}
+	return err
+}
+
 // keep stores the pack until the build is over, so that a deploy goes on after a restart.
 func (g *Gate) keep(ctx context.Context, p gitssh.Push, cause bulwark.Digest) error {
 	pack, err := p.Pack(ctx)
@@ -204,6 +222,17 @@ func (g *Gate) keep(ctx context.Context, p gitssh.Push, cause bulwark.Digest) er
 	return os.Rename(f.Name(), g.Path(cause))
 }
 
+// deployed is the audit entry of a deploy that the node accepted.
+func deployed(a *app.App, r nodeapi.Receipt, source string) audit.Entry {
+	e := audit.Entry{Project: a.Project, Actor: r.Person, Key: r.Key, Action: string(access.Deploy), Resource: access.App(a.Name).String(),
+		Outcome: audit.Accepted, Detail: source, Document: r.Digest}
+	if r.Chain != nil {
+		p := audit.Place(*r.Chain)
+		e.Chain = &p
+	}
+	return e
+}
+
 // enqueue stores the commit and the operation with its audit entry.
 func (g *Gate) enqueue(ctx context.Context, id bulwark.OperationID, p gitssh.Push, receipt nodeapi.Receipt) error {
 	return g.DB.Tx(ctx, func(tx *sql.Tx) error {
@@ -215,8 +244,7 @@ func (g *Gate) enqueue(ctx context.Context, id bulwark.OperationID, p gitssh.Pus
 			receipt.Digest, a.Project, a.ID, p.New, p.Message, id); err != nil {
 			return err
 		}
-		if err := audit.Write(tx, audit.Entry{Project: a.Project, Actor: receipt.Person, Action: string(access.Deploy),
-			Resource: access.App(a.Name).String(), Outcome: "accepted", Detail: string(p.New)}); err != nil {
+		if err := audit.Write(ctx, tx, deployed(a, receipt, string(p.New))); err != nil {
 			return err
 		}
 		return job.Enqueue(tx, job.Operation{ID: id, Project: a.Project, App: a.ID, Kind: "deploy", Cause: receipt.Digest, Person: receipt.Person,

@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/bulwark-paas/bulwark"
-	"github.com/bulwark-paas/bulwark/internal/access"
 	"github.com/bulwark-paas/bulwark/internal/app"
 	"github.com/bulwark-paas/bulwark/internal/audit"
 	"github.com/bulwark-paas/bulwark/internal/db"
@@ -165,7 +164,7 @@ func (u *Uploads) Has(a *app.App, source string) bool {
 
 // Enqueue stores what was signed for and the operation, with its audit entry, in the caller's transaction. The same
 // statement gets the same operation again.
-func (u *Uploads) Enqueue(tx *sql.Tx, a *app.App, receipt *nodeapi.Receipt) (id bulwark.OperationID, err error) {
+func (u *Uploads) Enqueue(ctx context.Context, tx *sql.Tx, a *app.App, receipt *nodeapi.Receipt) (id bulwark.OperationID, err error) {
 	var d statement.Deploy
 	if err := json.Unmarshal(receipt.Body, &d); err != nil {
 		return "", err
@@ -179,8 +178,7 @@ func (u *Uploads) Enqueue(tx *sql.Tx, a *app.App, receipt *nodeapi.Receipt) (id 
 		receipt.Digest, a.Project, a.ID, d.Source(), id); err != nil {
 		return "", err
 	}
-	if err := audit.Write(tx, audit.Entry{Project: a.Project, Actor: receipt.Person, Action: string(access.Deploy),
-		Resource: access.App(a.Name).String(), Outcome: "accepted", Detail: d.Source()}); err != nil {
+	if err := audit.Write(ctx, tx, deployed(a, *receipt, d.Source())); err != nil {
 		return "", err
 	}
 	return id, job.Enqueue(tx, job.Operation{ID: id, Project: a.Project, App: a.ID, Kind: "deploy", Cause: receipt.Digest, Person: receipt.Person,

@@ -70,7 +70,7 @@ func (s *store) deploy(t *testing.T, d statement.Deploy, cause string) bulwark.O
 	}
 	var id bulwark.OperationID
 	err = s.DB.Tx(t.Context(), func(tx *sql.Tx) (err error) {
-		id, err = s.Enqueue(tx, s.app, &nodeapi.Receipt{Digest: bulwark.Sum([]byte(cause)), Person: bulwark.NewPersonID(), Body: body})
+		id, err = s.Enqueue(t.Context(), tx, s.app, &nodeapi.Receipt{Digest: bulwark.Sum([]byte(cause)), Person: bulwark.NewPersonID(), Body: body})
 		return err
 	})
 	if err != nil {

@@ -150,6 +150,7 @@ type Info struct {
 	Projects []ProjectKey     `json:"projects"`
 	SSH      []string         `json:"ssh"` // host keys of the git server, authorized_keys form
 	Ports    InfoPorts        `json:"ports"`
+	Log      string           `json:"log,omitempty"` // verifies the checkpoints of the audit log, in the form of package note
 	Time     time.Time        `json:"time"`
 }
 

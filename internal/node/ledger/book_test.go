@@ -32,12 +32,20 @@ type book struct {
 	clock time.Time
 }
 
-func open(t *testing.T) *book {
+func open(t *testing.T) *book { return openAt(t, filepath.Join(t.TempDir(), "ledger.db")) }
+
+func openAt(t *testing.T, path string) *book {
 	t.Helper()
 	k, err := seal.GenerateKey()
 	ok(t, err)
-	b := &book{t: t, node: newKey(t), seal: k, clock: time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC)}
-	b.Ledger, err = ledger.Open(t.Context(), ledger.Config{Path: filepath.Join(t.TempDir(), "ledger.db"), Key: b.node,
+	return reopen(t, &book{t: t, node: newKey(t), seal: k, clock: time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC)}, path)
+}
+
+// reopen opens the ledger of a book at path.
+func reopen(t *testing.T, b *book, path string) *book {
+	t.Helper()
+	var err error
+	b.Ledger, err = ledger.Open(t.Context(), ledger.Config{Path: path, Key: b.node,
 		Secrets:    func(bulwark.ProjectID) (*seal.Key, error) { return b.seal, nil },
 		NewProject: func(bulwark.ProjectID) error { return nil },
 		Domain:     "apps.example.org", Now: func() time.Time { return b.clock }})

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"golang.org/x/crypto/ssh"
+	"golang.org/x/mod/sumdb/note"
 
 	"github.com/bulwark-paas/bulwark"
 	"github.com/bulwark-paas/bulwark/internal/db"
@@ -38,6 +39,9 @@ type Ledger struct {
 	project func(bulwark.ProjectID) error
 	domain  bulwark.HostName
 	now     func() time.Time
+
+	logSigner note.Signer // of the audit log's checkpoints
+	logKey    string
 }
 
 // Config is what a ledger needs.
@@ -55,14 +59,22 @@ type Config struct {
 
 // Open opens or makes the ledger at c.Path.
 func Open(ctx context.Context, c Config) (*Ledger, error) {
-	d, err := db.Open(ctx, c.Path, migrations())
+	d, err := db.Open(ctx, c.Path, append(migrations(), auditMigrations()...))
 	if err != nil {
 		return nil, err
 	}
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	return &Ledger{db: d, key: c.Key, public: statement.NewKey(c.Key.Public().(ed25519.PublicKey)), secrets: c.Secrets, project: c.NewProject, domain: c.Domain, now: c.Now}, nil
+	l := &Ledger{db: d, key: c.Key, public: statement.NewKey(c.Key.Public().(ed25519.PublicKey)), secrets: c.Secrets, project: c.NewProject, domain: c.Domain, now: c.Now}
+	if l.logSigner, l.logKey, err = statement.LogSigner(c.Key); err == nil {
+		err = l.chainOld(ctx)
+	}
+	if err != nil {
+		d.Close()
+		return nil, err
+	}
+	return l, nil
 }
 
 // Close closes the ledger.
@@ -81,6 +93,8 @@ type Receipt struct {
 	Key    string           `json:"key"`
 	App    bulwark.AppID    `json:"app,omitempty"`
 	Seq    uint64           `json:"seq"`
+	// Chain is the document's place in the chain; nil for one that was accepted before there was a chain.
+	Chain *statement.ChainRef `json:"chain,omitempty"`
 	// Config is the revision that a config statement made.
 	Config *statement.ConfigRef `json:"config,omitempty"`
 	// Body is the verified body, so that the caller need not parse what it cannot verify.
@@ -302,12 +316,16 @@ func (l *Ledger) record(tx *sql.Tx, r *Receipt, id string, document []byte) erro
 	if err := tx.QueryRow(`SELECT coalesce(max(seq), 0) + 1 FROM document`).Scan(&r.Seq); err != nil {
 		return err
 	}
+	at := l.now()
+	if err := l.link(tx, r, at); err != nil {
+		return err
+	}
 	b, err := json.Marshal(r)
 	if err != nil {
 		return err
 	}
 	res, err := tx.Exec(`INSERT INTO document (seq, digest, id, kind, app, person, body, receipt, at) VALUES (?,?,?,?,?,?,?,?,?)
-		ON CONFLICT (id) DO NOTHING`, r.Seq, r.Digest, id, r.Kind, r.App, r.Person, document, string(b), l.now().UTC().Format(time.RFC3339Nano))
+		ON CONFLICT (id) DO NOTHING`, r.Seq, r.Digest, id, r.Kind, r.App, r.Person, document, string(b), at.UTC().Format(time.RFC3339Nano))
 	if err != nil {
 		return err
 	}

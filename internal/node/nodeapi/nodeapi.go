@@ -25,6 +25,8 @@ type Receipt struct {
 	Seq    uint64               `json:"seq"`
 	Config *statement.ConfigRef `json:"config,omitempty"`
 	Body   []byte               `json:"body,omitempty"` // JSON, verified
+	// Chain is the document's place in the node's chain.
+	Chain *statement.ChainRef `json:"chain,omitempty"`
 }
 
 // Accepted asks what became of a document: the receipt if it was accepted, or not found.

@@ -42,6 +42,7 @@ type Session struct {
 type Push struct {
 	Session
 	Person   bulwark.PersonID // whose key opened the connection; the certificate may say another
+	From     string           // address of the connection
 	AppName  bulwark.AppName
 	Old      bulwark.Commit // what the branch was when git began; empty for a first push
 	New      bulwark.Commit

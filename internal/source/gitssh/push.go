@@ -30,6 +30,7 @@ const (
 type push struct {
 	session Session
 	person  bulwark.PersonID
+	from    string
 	app     bulwark.AppName
 	log     *slog.Logger
 
@@ -207,6 +208,7 @@ func (s *Server) describe(ctx context.Context, p *push, req hook.Request, d deci
 		}
 	}
 	return Push{
+		From:    p.from,
 		Session: p.session, Person: p.person, AppName: p.app,
 		Old: d.u.old, New: d.u.new, Ref: d.u.ref,
 		Message: about.subject, Author: about.author, Files: tree.files, TreeSize: tree.bytes,

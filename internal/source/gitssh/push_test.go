@@ -35,7 +35,7 @@ func TestSignedPush(t *testing.T) {
 		t.Errorf("the branch is %q, want %q", r.branch(), head)
 	}
 	got := r.gate.last()
-	want := gitssh.Push{Session: got.Session, Person: r.person, AppName: "shop", New: head, Ref: "refs/heads/main",
+	want := gitssh.Push{Session: got.Session, Person: r.person, From: "127.0.0.1", AppName: "shop", New: head, Ref: "refs/heads/main",
 		Message: "First commit", Author: "Dev <dev@example.org>", Files: 1, TreeSize: 6, NonceStatus: "OK",
 		NoncePath: string(r.app) + ".git", Certificate: got.Certificate}
 	got.Pack = nil

@@ -46,7 +46,7 @@ func (s *Server) run(ctx context.Context, c client, ch ssh.Channel, line string)
 	if cmd.verb == verbUpload {
 		err = s.upload(ctx, c, ch, session)
 	} else {
-		err = s.receive(ctx, c, ch, &push{session: session, person: c.person, app: cmd.app, log: log})
+		err = s.receive(ctx, c, ch, &push{session: session, person: c.person, from: c.addr, app: cmd.app, log: log})
 	}
 	log.Info("git: ended", "took", time.Since(start), "error", err)
 	return exitCode(err)

@@ -1,0 +1,113 @@
+package inspect_test
+
+import (
+	"context"
+	"database/sql"
+	"testing"
+	"time"
+
+	"github.com/bulwark-paas/bulwark/internal/audit"
+	"github.com/bulwark-paas/bulwark/internal/audit/inspect"
+)
+
+func holds(t *testing.T, r *inspect.Report) {
+	t.Helper()
+	if !r.Holds() {
+		t.Errorf("it was found: %q", r.Findings)
+	}
+}
+
+// An honest log holds, at each size, from the beginning and from what was checked before.
+func TestHonest(t *testing.T) {
+	r := newRig(t)
+	var o inspect.Options
+	total := uint64(1) // the enrolment
+	for _, more := range []int{0, 1, 254, 1, 1, 300, 511, 0} {
+		r.fill(more)
+		r.tell(r.accept())
+		total += uint64(more) + 1
+		must(t, r.settle())
+		seen := 0
+		whole := r.inspect(inspect.Options{Seen: o.Seen, Entry: func(index uint64, _ audit.Record) { seen++ }})
+		holds(t, whole)
+		if whole.Size != total || whole.Checked != total || uint64(seen) != total || whole.Waiting != 0 {
+			t.Errorf("of %d entries %d were checked and %d seen: %+v", total, whole.Checked, seen, whole)
+		}
+		if o.State.Size > 0 {
+			part := r.inspect(o)
+			holds(t, part)
+			if part.Size != total || part.Checked != uint64(more)+1 {
+				t.Errorf("of %d entries %d were checked, not %d", part.Size, part.Checked, more+1)
+			}
+		}
+		o = remember(whole)
+	}
+}
+
+// What the node accepted a moment ago may be missing; later it may not. The entry of a server that was killed says that it
+// is late.
+func TestWaiting(t *testing.T) {
+	r := newRig(t)
+	got := r.accept()
+	r.fill(3)
+	must(t, r.settle())
+	first := r.inspect(inspect.Options{})
+	holds(t, first)
+	if first.Waiting != 1 || first.Accepted != 2 {
+		t.Errorf("it is %+v", first)
+	}
+	r.clock = func() time.Time { return time.Now().Add(time.Hour) }
+	for name, o := range map[string]inspect.Options{"from the beginning": {}, "from what was checked": remember(first)} {
+		if late := r.inspect(o); late.Holds() {
+			t.Error(name, "nothing was found")
+		}
+	}
+	e := entryOf(got)
+	e.Outcome = audit.Recorded
+	r.write(e)
+	must(t, r.settle())
+	for name, o := range map[string]inspect.Options{"from the beginning": {}, "from what was checked": remember(first)} {
+		late := r.inspect(o)
+		holds(t, late)
+		if late.Late != 1 || late.Waiting != 0 {
+			t.Errorf("%s it is %+v", name, late)
+		}
+	}
+}
+
+// A process that was killed after the entries came into the log and before that was noted leaves nothing lost or doubled.
+func TestMarkLost(t *testing.T) {
+	r := newRig(t)
+	r.fill(600)
+	must(t, r.settle())
+	must(t, r.store.Tx(t.Context(), func(tx *sql.Tx) error {
+		_, err := tx.Exec(`UPDATE audit SET place = NULL WHERE place >= 100`)
+		return err
+	}))
+	r.fill(5)
+	must(t, r.settle())
+	report := r.inspect(inspect.Options{})
+	holds(t, report)
+	if report.Size != 606 {
+		t.Errorf("there are %d entries", report.Size)
+	}
+}
+
+// A node that is away holds up the log and nothing else.
+func TestNodeAway(t *testing.T) {
+	r := newRig(t)
+	must(t, r.settle())
+	r.fill(3)
+	l, stop := r.start()
+	r.book.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if err := l.Settle(ctx); err == nil || l.Trouble() == nil {
+		t.Error("the log says that it is signed", err)
+	}
+	stop()
+	r.close()
+	r.open()
+	must(t, r.settle())
+	holds(t, r.inspect(inspect.Options{}))
+}
