@@ -128,7 +128,7 @@ func openAuditBench(ctx context.Context, dir string) (*auditBench, error) {
 
 // auditEntry is one of an ordinary length.
 func auditEntry(i int) audit.Entry {
-	return audit.Entry{Project: ledger.DefaultProject, Actor: "p_00000000000000000000000008", Key: "SHA256:R96ljqAPrpQX7hnXZ1W/72kImQIRMu/7BP4fnk8MgFk",
+	return audit.Entry{Project: bulwark.FirstProject, Actor: "p_00000000000000000000000008", Key: "SHA256:R96ljqAPrpQX7hnXZ1W/72kImQIRMu/7BP4fnk8MgFk",
 		From: "192.0.2.1", Action: "app.scale", Resource: "app:shop", Outcome: audit.Done, Detail: fmt.Sprintf("map[web:%d]", i)}
 }
 

@@ -248,16 +248,15 @@ func (l *Log) integrate(ctx context.Context, appender *tessera.Appender, next ui
 	if err != nil || len(waiting) == 0 {
 		return 0, err
 	}
-	// One after the other, from here alone: the log has them in this order.
-	var futures []tessera.IndexFuture
+	var leaves [][]byte
 	for _, r := range waiting {
 		leaf, err := r.Leaf()
 		if err != nil {
 			return 0, err
 		}
-		futures = append(futures, appender.Add(ctx, tessera.NewEntry(leaf)))
+		leaves = append(leaves, leaf)
 	}
-	if err := await(ctx, futures, next); err != nil {
+	if err := add(ctx, appender, leaves, next); err != nil {
 		return 0, err
 	}
 	err = l.c.DB.Tx(ctx, func(tx *sql.Tx) error {
@@ -271,11 +270,16 @@ func (l *Log) integrate(ctx context.Context, appender *tessera.Appender, next ui
 	return uint64(len(waiting)), err
 }
 
-// await waits until all are in the log, also after an error: the next session must not begin while this one's writes are under
-// way. They never end after ctx has.
-func await(ctx context.Context, futures []tessera.IndexFuture, next uint64) error {
+// add writes leaves into the log and waits until all are in it, also after an error: the next session must not begin while this
+// one's writes are under way. After ctx has ended they may never end: neither adding nor waiting looks at it.
+func add(ctx context.Context, appender *tessera.Appender, leaves [][]byte, next uint64) error {
 	done := make(chan error, 1)
 	go func() {
+		// One after the other, from here alone: the log has them in this order.
+		var futures []tessera.IndexFuture
+		for _, leaf := range leaves {
+			futures = append(futures, appender.Add(ctx, tessera.NewEntry(leaf)))
+		}
 		var errs error
 		for i, f := range futures {
 			index, err := f()
