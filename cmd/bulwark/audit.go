@@ -195,6 +195,9 @@ func (c *cli) verifyAudit(ctx context.Context, f auditFlags) error {
 		return err
 	}
 	var o inspect.Options
+	if f.offline == "" {
+		o.Now = c.now()
+	}
 	seen, err := m.seen(keys)
 	if err != nil {
 		return err

@@ -75,7 +75,7 @@ func firstContact(ctx context.Context, address string) (client.Info, error) {
 	if res.StatusCode != http.StatusOK {
 		return away(fmt.Errorf("it answers %s", res.Status))
 	}
-	if err := json.NewDecoder(io.LimitReader(res.Body, 1<<20)).Decode(&info); err != nil {
+	if err := json.NewDecoder(io.LimitReader(res.Body, 8<<20)).Decode(&info); err != nil {
 		return away(err)
 	}
 	return info, nil

@@ -130,7 +130,7 @@ func Write(ctx context.Context, tx *sql.Tx, e Entry) error {
 		}
 	}
 	_, err := tx.ExecContext(ctx, `INSERT INTO audit (at, project, actor, key, origin, action, resource, outcome, detail, document, chain_seq, chain_hash)
-		VALUES (?,?,?,?,?,?,?,?,?,?,?,?)`, time.Now().UTC().Format(time.RFC3339Nano), e.Project, e.Actor, text(e.Key, maxWord), text(e.From, maxWord),
+		VALUES (?,?,?,?,?,?,?,?,?,?,?,?)`, time.Now().UTC().Format(column), e.Project, e.Actor, text(e.Key, maxWord), text(e.From, maxWord),
 		text(e.Action, maxWord), text(e.Resource, maxWord), e.Outcome, text(e.Detail, maxDetail), e.Document, place.Seq, place.Hash)
 	if err != nil {
 		return full(err)

@@ -52,10 +52,13 @@ type Query struct {
 	Most     int
 }
 
+// column is how the table has times: RFC 3339 in one width, so that they are in order as text.
+const column = "2006-01-02T15:04:05.000000000Z07:00"
+
 // List returns records, the newest first.
 func List(ctx context.Context, q Queryer, in Query) ([]Record, error) {
 	return records(q.QueryContext(ctx, columns+`WHERE (? = '' OR resource = ?) AND at >= ? ORDER BY seq DESC LIMIT ?`,
-		in.Resource, in.Resource, in.Since.UTC().Format(time.RFC3339), in.Most))
+		in.Resource, in.Resource, in.Since.UTC().Format(column), in.Most))
 }
 
 // Waiting returns the oldest records that are not in the log yet, in their order.

@@ -269,6 +269,9 @@ func (b *builds) perform(ctx context.Context, in nodeapi.Build, r *buildRun) (*n
 		return nil, err
 	}
 	r.add(nodeapi.BuildEvent{Stage: "builder"})
+	if err := b.ledger.Still(ctx, receipt); err != nil { // it may have waited long
+		return nil, err
+	}
 	k, closed, err := b.builder(ctx, app)
 	if err != nil {
 		return nil, err

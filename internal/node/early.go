@@ -65,14 +65,26 @@ func (b *builds) earlyOf(ctx context.Context, id bulwark.AppID) {
 
 // dismiss ends a builder that still waits. It is safe twice.
 func (b *builds) dismiss(e *early) {
+	if b.claim(e) {
+		b.remove(e)
+	}
+}
+
+// claim tells that a waiting builder is now the caller's to remove: from here on no build gets it.
+func (b *builds) claim(e *early) bool {
 	w := &b.waiting
 	w.mu.Lock()
-	mine := w.one == e && !e.ending
-	e.ending = e.ending || mine
-	w.mu.Unlock()
-	if !mine {
-		return
+	defer w.mu.Unlock()
+	mine := e != nil && w.one == e && !e.ending
+	if mine {
+		e.ending = true
 	}
+	return mine
+}
+
+// remove ends a builder that was claimed.
+func (b *builds) remove(e *early) {
+	w := &b.waiting
 	<-e.started
 	if e.builder != nil {
 		e.builder.close()
@@ -91,6 +103,16 @@ func (b *builds) dismissOf(app bulwark.AppID) {
 	b.waiting.mu.Unlock()
 	if e != nil && e.app == app {
 		b.dismiss(e)
+	}
+}
+
+// dismissAny ends the builder that waits, whosever it is.
+func (b *builds) dismissAny() {
+	b.waiting.mu.Lock()
+	e := b.waiting.one
+	b.waiting.mu.Unlock()
+	if b.claim(e) {
+		go b.remove(e)
 	}
 }
 

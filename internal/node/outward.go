@@ -151,6 +151,9 @@ func (o *outward) picture(ctx context.Context) (egress.Transit, resolver.Table, 
 			table.Apps[app] = resolver.App{Allow: policy.Allow}
 		}
 		for _, r := range policy.Allow {
+			if !r.Private {
+				continue
+			}
 			for _, p := range exceptionRange(r) {
 				open = append(open, network.Exception{From: from, To: netip.AddrPortFrom(p, r.To.Port())})
 			}
@@ -178,11 +181,17 @@ func exceptionRange(r netpolicy.Rule) []netip.Addr {
 
 // policy reads what an app's owners allowed.
 func (o *outward) policy(ctx context.Context, app bulwark.AppID) (egress.TransitApp, error) {
-	var out egress.TransitApp
 	targets, err := o.ledger.Egress(ctx, app)
 	if err != nil {
-		return out, err
+		return egress.TransitApp{}, err
 	}
+	return allowed(app, targets, o.named[app], time.Now())
+}
+
+// allowed is what an app may reach, by what its owners opened and the addresses that names were resolved to. Those that are over
+// are taken out of named.
+func allowed(app bulwark.AppID, targets []ledger.EgressRule, named map[netip.Addr]namedAddress, now time.Time) (egress.TransitApp, error) {
+	var out egress.TransitApp
 	for _, t := range targets {
 		rules, err := netpolicy.Rules(t.Rule)
 		if err != nil {
@@ -193,14 +202,15 @@ func (o *outward) policy(ctx context.Context, app bulwark.AppID) (egress.Transit
 			out.Allow = append(out.Allow, r)
 		}
 	}
-	now := time.Now()
-	for addr, n := range o.named[app] {
+	for addr, n := range named {
 		if now.After(n.until) {
-			delete(o.named[app], addr)
+			delete(named, addr)
 			continue
 		}
 		for _, r := range out.Allow {
-			if r.To.Names(n.host) {
+			// Only of what was opened privately: another rule that names the host, or a name of a tenant's that leads to an
+			// address which somebody else opened on one port, must not open more of it. What is public needs none of this.
+			if r.Private && r.To.Names(n.host) {
 				out.Named = append(out.Named, netip.AddrPortFrom(addr, r.To.Port()))
 			}
 		}

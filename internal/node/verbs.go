@@ -64,6 +64,9 @@ func (n *Node) routes() http.Handler {
 			n.instances.endOnce(r.App)
 			go n.builds.dismissOf(r.App)
 		}
+		if err == nil && (r.Kind == statement.KindRegistryAllow || r.Kind == statement.KindRegistryRemove) {
+			n.builds.dismissAny() // it goes by what was so when it started
+		}
 		return r, err
 	})
 	verb(n, mux, "nonce", func(ctx context.Context, in nodeapi.Push) (*nodeapi.Nonce, error) {

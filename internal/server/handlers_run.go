@@ -125,6 +125,10 @@ func (s *Server) reveal(ctx context.Context, actor access.Actor, in *appSignedIn
 	if err != nil {
 		return revealed{}, err
 	}
+	// The node decides by the statement: about another app it would be answered, and recorded under this one.
+	if st := unverified(in.Body.Envelope); st.Kind != statement.KindConfigReveal || st.App != a.ID {
+		return revealed{}, otherApp()
+	}
 	// No entry, no value: neither is the node asked before there is one, nor is the value given out before there is one of
 	// what the node said.
 	e := audit.Entry{Project: a.Project, Actor: actor.Person, Action: string(statement.KindConfigReveal), Resource: access.App(a.Name).String(), Outcome: audit.Asked,

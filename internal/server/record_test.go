@@ -355,3 +355,23 @@ func (b *bed) fillDisk() {
 		b.t.Fatal(err)
 	}
 }
+
+// A developer of two apps has a value of the one revealed at the other's address: the node would give it, and the record would name the
+// wrong app. The node is not asked.
+func TestRevealOfAnotherApp(t *testing.T) {
+	b := newBed(t)
+	for _, op := range b.api.Operations() {
+		if op.ID != "reveal-config" {
+			continue
+		}
+		other := b.signed(statement.KindConfigReveal, bulwark.NewAppID(), statement.ConfigReveal{Name: "A"})
+		if w := b.do(op, request{body: other}, ana); w.Code != http.StatusForbidden || b.node.asked != 0 {
+			t.Errorf("it answered %d, and asked the node %d times", w.Code, b.node.asked)
+		}
+		if w := b.do(op, request{body: b.signed(statement.KindRun, b.app, statement.Run{Argv: []string{"ls"}, Detach: true})}, ana); w.Code != http.StatusForbidden || b.node.asked != 0 {
+			t.Errorf("it took another kind: %d", w.Code)
+		}
+		return
+	}
+	t.Error("there is no endpoint to reveal")
+}

@@ -64,6 +64,9 @@ func (in *inspection) readChain(ctx context.Context) error {
 		}
 	}
 	in.report.Accepted = c.head.Seq
+	if now := in.o.Now; !now.IsZero() && now.Sub(c.head.Time).Abs() > grace {
+		in.report.found("The node's word on its chain is of %s, which is not now: an old state is shown, or one of the clocks is wrong.", c.head.Time.Format(time.RFC3339))
+	}
 	switch {
 	case c.head.Seq < c.seen.Seq:
 		in.report.found("The node accepted %d documents; this machine saw %d: an older state of the node was put back.", c.head.Seq, c.seen.Seq)

@@ -164,6 +164,9 @@ const grace = 5 * time.Minute
 
 // Options say more than what is always checked.
 type Options struct {
+	// Now is the checker's own clock, zero if what is checked is not of today: a copy, or a file. The node signs the time with
+	// its word on the chain, so that a server that shows an old state, whole and right, is found out.
+	Now   time.Time
 	Seen  []*Checkpoint // states of the log that are known from elsewhere
 	State State         // what was checked before; the zero value checks all
 	Entry func(index uint64, r audit.Record)

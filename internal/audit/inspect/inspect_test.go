@@ -111,3 +111,14 @@ func TestNodeAway(t *testing.T) {
 	must(t, r.settle())
 	holds(t, r.inspect(inspect.Options{}))
 }
+
+// A server shows the log and the node's word as they were an hour ago, whole and right: the time of the node's word says so.
+func TestOldStateShown(t *testing.T) {
+	r := newRig(t)
+	r.fill(3)
+	must(t, r.settle())
+	holds(t, r.inspect(inspect.Options{Now: time.Now()}))
+	if r.inspect(inspect.Options{Now: time.Now().Add(time.Hour)}).Holds() {
+		t.Error("an old state was taken for today's")
+	}
+}

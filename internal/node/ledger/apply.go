@@ -97,6 +97,9 @@ func decode[T any](s *statement.Statement, f func(T) error) error {
 	return f(body)
 }
 
+// maxApps bounds the apps that an organisation makes, ever; the first one is those people's who run the installation.
+const maxApps = 250
+
 func createApp(tx *sql.Tx, id bulwark.AppID, b statement.AppCreate) error {
 	if id == "" || b.Name == "" {
 		return bulwark.Invalid("A new app needs an id and a name.", "")
@@ -111,6 +114,16 @@ func createApp(tx *sql.Tx, id bulwark.AppID, b statement.AppCreate) error {
 	project := b.Project
 	if project == "" {
 		project = bulwark.FirstProject
+	}
+	// Each app has ids of its own for ever, and there are so many of them: one organisation must not use up all.
+	var ever int
+	if err := tx.QueryRow(`SELECT count(*) FROM app a JOIN project p ON p.id = a.project WHERE p.org = (SELECT org FROM project WHERE id = ?) AND p.org <> ?`,
+		project, bulwark.FirstOrg).Scan(&ever); err != nil {
+		return err
+	}
+	if ever >= maxApps {
+		return bulwark.Fail(bulwark.KindTooLarge, fmt.Sprintf("An organisation can make %d apps, those counted that were destroyed.", maxApps),
+			"Deploy to an app that is there, or ask those who run the installation.", nil)
 	}
 	_, err := tx.Exec(`INSERT INTO app (id, name, project, block) VALUES (?,?,?, (SELECT coalesce(max(block), 0) + 1 FROM app))`,
 		id, b.Name, project)

@@ -110,6 +110,17 @@ func (r Receipt) cause() statement.Cause {
 // it suits them. A day is ample for a machine's clock and for a server that is away.
 const submitWithin = 24 * time.Hour
 
+// largest bounds a kind's envelope in bytes: what is accepted is kept for ever.
+func largest(k statement.Kind) int {
+	switch k {
+	case statement.KindConfigSet, statement.KindBuildSecret:
+		return statement.MaxSize
+	case statement.KindRun: // its arguments
+		return 256 << 10
+	}
+	return 64 << 10
+}
+
 // Submit verifies a person's statement and gives it effect.
 func (l *Ledger) Submit(ctx context.Context, envelope []byte) (*Receipt, error) {
 	return l.submit(ctx, envelope, func(tx *sql.Tx, r *Receipt, s *statement.Statement) error { return nil })
@@ -153,6 +164,9 @@ func (l *Ledger) submit(ctx context.Context, envelope []byte, check func(tx *sql
 		}
 		if err := l.authorize(tx, p, s); err != nil {
 			return err
+		}
+		if len(envelope) > largest(s.Kind) {
+			return bulwark.Failf(bulwark.KindTooLarge, "A statement of this kind is not that large.")
 		}
 		r := &Receipt{Digest: digest, Kind: s.Kind, Person: p.Person, Token: p.Token, Key: fingerprint, App: s.App, Body: s.Body}
 		if err := l.apply(tx, p, s, r); err != nil {

@@ -98,6 +98,9 @@ func (l *Ledger) authorize(tx *sql.Tx, p *Principal, s *statement.Statement) err
 	}
 	switch rule.On {
 	case right.Self: // what is somebody else's is looked at where it is applied
+		if len(p.Grants) == 0 && s.Kind != statement.KindKeyRemove {
+			return notAllowed(s.Kind) // who was removed does not go on to write here
+		}
 		return nil
 	case right.Installation:
 		if !right.Has(p.Grants, bulwark.FirstOrg, "", rule.Roles...) {
@@ -233,9 +236,23 @@ func createOrg(tx *sql.Tx, p *Principal, b statement.OrgCreate) error {
 	return err
 }
 
+// Bounds on projects.
+const (
+	maxProjects    = 50
+	maxAllProjects = 1000
+)
+
 func (l *Ledger) createProject(tx *sql.Tx, b statement.ProjectCreate) error {
 	if b.Project == "" || b.Name == "" {
 		return bulwark.Invalid("A new project needs an id and a name.", "")
+	}
+	// Each project has a key, which everybody is told who asks the node about itself.
+	var own, all int
+	if err := tx.QueryRow(`SELECT coalesce(sum(org = ?), 0), count(*) FROM project`, b.Org).Scan(&own, &all); err != nil {
+		return err
+	}
+	if own >= maxProjects || all >= maxAllProjects {
+		return bulwark.Failf(bulwark.KindTooLarge, "An organisation has at most %d projects, and an installation %d.", maxProjects, maxAllProjects)
 	}
 	if _, err := tx.Exec(`INSERT INTO project (id, org, name) VALUES (?,?,?)`, b.Project, b.Org, b.Name); err != nil {
 		return conflictOn(err, fmt.Sprintf("The organisation has a project named %s already.", b.Name))
@@ -461,7 +478,20 @@ func (l *Ledger) still(tx *sql.Tx, r *Receipt) error {
 	if p.Token != "" && !scoped(p, right.Rules()[r.Kind], r.App) {
 		return notAllowed(r.Kind)
 	}
-	return l.onApp(tx, p, r.App, r.Kind)
+	if err := l.onApp(tx, p, r.App, r.Kind); err != nil || r.Kind != statement.KindDeploy {
+		return err
+	}
+	var b statement.Deploy
+	if err := statement.Strict(r.Body, &b); err != nil {
+		return err
+	}
+	return l.onImport(tx, p, r.App, b)
+}
+
+// Still refuses an accepted document whose signer may not sign for it any more: a build that waited must not get what was set
+// since, such as build secrets that were changed because somebody left.
+func (l *Ledger) Still(ctx context.Context, r *Receipt) error {
+	return l.db.Tx(ctx, func(tx *sql.Tx) error { return l.still(tx, r) })
 }
 
 // Expire ends for ever what has expired, so that a clock that is set back revives nothing.

@@ -2,6 +2,7 @@ package ledger_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -244,6 +245,7 @@ func TestTokens(t *testing.T) {
 	b.refused(ci, bulwark.KindForbidden, statement.KindDeploy, shop, tree)
 	_, _, err := b.Release(b.ctx(), r.Digest)
 	isKind(t, err, bulwark.KindForbidden)
+	isKind(t, b.Still(b.ctx(), r), bulwark.KindForbidden) // before a build gets the build secrets of today
 	b.must(ana, statement.KindMemberSet, "", statement.MemberSet{Place: first(), Person: dev.id, Role: bulwark.Developer})
 	b.must(ci, statement.KindDeploy, shop, statement.Deploy{Tree: tree.Tree, Message: "again"})
 
@@ -308,4 +310,27 @@ func TestTokenLife(t *testing.T) {
 	ok(t, b.AddToken(b.ctx(), secret))
 	_, err = b.Enroll(b.ctx(), b.enrolment(p, secret))
 	ok(t, err)
+}
+
+// One tenant cannot use up what all have: ids of apps, which are never given twice, the list of projects' keys, the ledger's disk.
+func TestBounds(t *testing.T) {
+	b := open(t)
+	operator := b.enrol()
+	at, project := b.org(operator, "acme")
+	owner := b.invite(operator, at, bulwark.Owner)
+	for i := range 49 {
+		b.must(owner, statement.KindProjectCreate, "", statement.ProjectCreate{Project: bulwark.NewProjectID(), Org: at.Org, Name: bulwark.ProjectName(fmt.Sprintf("p%d", i))})
+	}
+	b.refused(owner, bulwark.KindTooLarge, statement.KindProjectCreate, "", statement.ProjectCreate{Project: bulwark.NewProjectID(), Org: at.Org, Name: "more"})
+	for i := range 250 {
+		id := bulwark.NewAppID()
+		name := bulwark.AppName(fmt.Sprintf("a%d", i))
+		b.must(owner, statement.KindAppCreate, id, statement.AppCreate{Name: name, Project: project})
+		b.must(owner, statement.KindAppDestroy, id, statement.AppDestroy{Name: name})
+	}
+	b.refused(owner, bulwark.KindTooLarge, statement.KindAppCreate, bulwark.NewAppID(), statement.AppCreate{Name: "more", Project: project})
+	b.app(operator, "elsewhere")
+	b.refused(owner, bulwark.KindTooLarge, statement.KindKeyAdd, "", statement.KeyAdd{SSH: line(newSSH(t)) + " " + strings.Repeat("x", 64<<10)})
+	b.must(operator, statement.KindMemberRemove, "", statement.MemberRemove{Place: at, Person: owner.id})
+	b.refused(owner, bulwark.KindForbidden, statement.KindKeyAdd, "", statement.KeyAdd{SSH: line(newSSH(t))})
 }
