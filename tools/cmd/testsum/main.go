@@ -1,5 +1,6 @@
 // Command testsum reads what "go test -json" writes and prints it for people: each test's result as it comes, the whole
-// output of what failed or was skipped, and at the end the slowest packages and one line with the numbers.
+// output of what failed or was skipped, and at the end the slowest packages, the last words of each failed test once more
+// (a record of a run may keep its end alone), and one line with the numbers.
 //
 // It promises that its exit code is 0 only if something ran and nothing failed. A package that does not build, panics
 // or runs out of time counts as a failure, and so does a skipped test: here everything that a test may want is there.
@@ -65,6 +66,7 @@ type summary struct {
 	open    map[string]bool   // packages that began and did not end
 	passed  int
 	failed  []string
+	words   []string // the last words of tests that failed
 	skipped []string
 	times   []took
 }
@@ -132,6 +134,7 @@ func (s *summary) finish(t test, e event) {
 		s.print(s.output[t]...)
 		if !s.broken[t] { // else it failed only because something in it did, which is booked
 			s.failed = append(s.failed, t.String())
+			s.words = append(s.words, "--- "+t.String()+"\n"+lastWords(strings.Join(s.output[t], "")))
 		}
 		for up, ok := t, true; ok; up.name, _, ok = cutLast(up.name) {
 			s.broken[up] = true
@@ -195,6 +198,7 @@ func (s *summary) end() string {
 		for _, f := range s.failed {
 			s.print("  " + f + "\n")
 		}
+		s.print(s.words...)
 	}
 	s.print("\n")
 	return fmt.Sprintf("%d passed, %d failed", s.passed, len(s.failed))
@@ -204,6 +208,17 @@ func (s *summary) print(lines ...string) {
 	for _, l := range lines {
 		fmt.Fprint(s.out, l) //nolint:errcheck // standard output is all there is
 	}
+}
+
+// lastWords is the end of a test's output, in which a test says what it missed.
+func lastWords(output string) string {
+	const lines, width = 40, 300
+	all := strings.Split(strings.TrimRight(output, "\n"), "\n")
+	var b strings.Builder
+	for _, l := range all[max(0, len(all)-lines):] {
+		b.WriteString(l[:min(width, len(l))] + "\n")
+	}
+	return b.String()
 }
 
 // cutLast cuts a subtest's name off its path.

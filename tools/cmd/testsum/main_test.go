@@ -27,7 +27,7 @@ func TestSummary(t *testing.T) {
 		"does not build": {pass + ok + `{"ImportPath":"q","Action":"build-output","Output":"undefined: x\n"}
 {"Action":"start","Package":"q"}
 {"Action":"fail","Package":"q","Elapsed":0,"FailedBuild":"q"}`, "1 passed, 1 failed", "undefined: x"},
-		"a subtest": {strings.ReplaceAll(pass, `"pass"`, `"fail"`) + strings.ReplaceAll(ok, `"pass"`, `"fail"`), "0 passed, 1 failed", "quiet"},
+		"a subtest": {strings.ReplaceAll(pass, `"pass"`, `"fail"`) + strings.ReplaceAll(ok, `"pass"`, `"fail"`), "0 passed, 1 failed", "Failed:\n  p TestA/one\n--- p TestA/one\nquiet\n"},
 		"a panic": {pass + `{"Action":"run","Package":"p","Test":"TestC"}
 {"Action":"output","Package":"p","Test":"TestC","Output":"panic: boom\n"}
 {"Action":"fail","Package":"p","Elapsed":0.1}`, "1 passed, 1 failed", "panic: boom"},
