@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bytes"
 	"flag"
 	"fmt"
 	"os"
@@ -126,6 +127,12 @@ func play(t *testing.T, dir string) {
 	files, err := filepath.Glob(filepath.Join("testdata", dir, "*.txtar"))
 	if err != nil || len(files) == 0 {
 		t.Fatal("there are no stories", err)
+	}
+	for _, f := range files {
+		// What runs beside others must not take the platform from under them.
+		if b, err := os.ReadFile(f); dir == "script" && (err != nil || bytes.Contains(b, []byte("\nkill9 "))) {
+			t.Errorf("%s kills processes that other stories use (%v): it belongs to testdata/faults", f, err)
+		}
 	}
 	testscript.RunT(&player{T: t, alone: dir != "script"}, testscript.Params{Files: files, RequireExplicitExec: true, RequireUniqueNames: true,
 		Setup: setup, Cmds: commands(), Condition: condition})
