@@ -72,6 +72,9 @@ func (n *plainNode) serve(w http.ResponseWriter, r *http.Request) {
 		if st.Kind == statement.KindConfigSet {
 			rec.Config = &statement.ConfigRef{Revision: 1}
 		}
+		if st.Kind == statement.KindProtect || st.Kind == statement.KindProtectApprove {
+			rec.Protection = &statement.Protection{Approvals: 1}
+		}
 		n.receipts[rec.Digest] = rec
 		switch verb {
 		case "reveal":
@@ -223,6 +226,12 @@ func (b *bed) call(id string) (request, bool) {
 		return request{body: b.signed(statement.KindMemberRemove, "", statement.MemberRemove{Place: statement.Place{Org: bulwark.FirstOrg}, Person: ana})}, true
 	case "change-tokens":
 		return request{body: b.signed(statement.KindTokenRevoke, "", statement.TokenRevoke{Token: bulwark.NewTokenID()})}, true
+	case "approve-release":
+		return request{body: b.signed(statement.KindApprove, b.app, statement.Approve{Generation: 1, Release: bulwark.Sum(nil)})}, true
+	case "protect-app":
+		return request{body: b.signed(statement.KindProtect, b.app, statement.Protect{Approvals: 1})}, true
+	case "approve-protection":
+		return request{body: b.signed(statement.KindProtectApprove, b.app, statement.ProtectApprove{Approvals: 1})}, true
 	case "restart-app", "run-cron", "cancel-build":
 		return request{}, true
 	}
@@ -233,7 +242,7 @@ func (b *bed) call(id string) (request, bool) {
 var nothingToDo = []string{"cancel-build"}
 
 func (b *bed) do(op api.Op, in request, person bulwark.PersonID) *httptest.ResponseRecorder {
-	path := strings.NewReplacer("{app}", "shop", "{job}", "nightly", "{org}", string(bulwark.FirstOrg), "{project}", string(bulwark.FirstProject)).Replace(op.Path)
+	path := strings.NewReplacer("{app}", "shop", "{job}", "nightly", "{org}", string(bulwark.FirstOrg), "{project}", string(bulwark.FirstProject), "{number}", "1").Replace(op.Path)
 	r := httptest.NewRequest(op.Method, "/v1"+path+in.more, bytes.NewReader(in.body))
 	r.RemoteAddr = "192.0.2.7:1234"
 	r.Header.Set("X-Person", string(person))
