@@ -45,6 +45,15 @@ func move(ctx context.Context, d *db.DB, id bulwark.AppID, number uint64, from, 
 	})
 }
 
+// State returns what has become of a release.
+func State(ctx context.Context, q app.Queryer, id bulwark.AppID, number uint64) (state string, err error) {
+	err = q.QueryRowContext(ctx, `SELECT state FROM release WHERE app = ? AND number = ?`, id, number).Scan(&state)
+	if errors.Is(err, sql.ErrNoRows) {
+		err = bulwark.Fail(bulwark.KindNotFound, "There is no such release.", "See bulwark releases.", nil)
+	}
+	return state, err
+}
+
 // Waits returns the number of the release of an app that waits for approvals, 0 if none does.
 func Waits(ctx context.Context, q app.Queryer, id bulwark.AppID) (number uint64, err error) {
 	err = q.QueryRowContext(ctx, `SELECT number FROM release WHERE app = ? AND state = ? ORDER BY number DESC LIMIT 1`, id, Waiting).Scan(&number)

@@ -76,8 +76,11 @@ func (s *Server) approve(ctx context.Context, actor access.Actor, in *releaseSig
 	if err != nil {
 		return fail(err)
 	}
-	if _, err := release.Get(ctx, s.db.Reader(), a.ID, in.Number); err != nil {
+	switch state, err := release.State(ctx, s.db.Reader(), a.ID, in.Number); {
+	case err != nil:
 		return fail(err)
+	case state == release.Failed: // it is not tried again
+		return fail(bulwark.Fail(bulwark.KindConflict, fmt.Sprintf("Release v%d has failed, so there is nothing to approve.", in.Number), "Deploy again.", nil))
 	}
 	st := unverified(in.Body.Envelope)
 	var b statement.Approve

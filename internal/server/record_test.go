@@ -42,6 +42,8 @@ type plainNode struct {
 	receipts map[bulwark.Digest]nodeapi.Receipt
 	chain    statement.ChainRef
 	asked    int // verbs that have an effect
+	released *nodeapi.Released
+	missing  int // approvals that the release lacks
 }
 
 const ana = bulwark.PersonID("p_00000000000000000000000008")
@@ -84,6 +86,10 @@ func (n *plainNode) serve(w http.ResponseWriter, r *http.Request) {
 		default:
 			answer(rec)
 		}
+	case "release":
+		answer(n.released)
+	case "approvals":
+		answer(nodeapi.Approvals{Missing: n.missing})
 	case "receipt":
 		var in nodeapi.Accepted
 		_ = json.Unmarshal(b, &in)

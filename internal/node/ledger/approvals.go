@@ -188,7 +188,7 @@ func (l *Ledger) approve(tx *sql.Tx, app *App, b statement.Approve, r *Receipt) 
 	case b.Generation < app.Newest:
 		return refuse(bulwark.KindConflict, fmt.Sprintf("See bulwark releases; v%d is the one to approve.", app.Newest), "Something newer than v%d was released meanwhile.", b.Generation)
 	}
-	causer, hands, err := authors(tx, app, b.Generation)
+	causer, hands, err := l.authors(tx, app, b.Generation)
 	if err != nil {
 		return err
 	}
@@ -212,19 +212,48 @@ func agree(tx *sql.Tx, app *App, about bulwark.Digest, r *Receipt) error {
 	return err
 }
 
-// authors returns who brought a release about, and who else had a hand in it: in the config, sizes and build secrets that were
-// changed since the release that serves was made. Else one could change the config, wait for somebody's push to take it along,
-// and approve that.
-func authors(tx *sql.Tx, app *App, generation uint64) (causer bulwark.PersonID, hands []bulwark.PersonID, err error) {
-	var upto uint64
-	err = tx.QueryRow(`SELECT d.person, r.upto FROM release r JOIN document d ON d.digest = r.cause WHERE r.app = ? AND r.generation = ?`, app.ID, generation).Scan(&causer, &upto)
-	if err != nil {
+// authors returns who brought a release about, and who else had a hand in it: in what it brings along that the release that
+// serves has not, which is config and sizes, and build secrets if it has another image. Else one could change the config, wait
+// for somebody's push to take it along, and approve that.
+func (l *Ledger) authors(tx *sql.Tx, app *App, generation uint64) (causer bulwark.PersonID, hands []bulwark.PersonID, err error) {
+	var now, serves parts
+	if now, err = l.parts(tx, app, generation); err != nil {
 		return "", nil, err
 	}
-	hands, err = column[bulwark.PersonID](tx, `SELECT DISTINCT person FROM document WHERE app = ? AND kind IN (?,?,?) AND seq <= ?
-		AND seq > coalesce((SELECT upto FROM release WHERE app = ? AND generation = ?), 0)`,
-		app.ID, statement.KindConfigSet, statement.KindResize, statement.KindBuildSecret, upto, app.ID, app.Promoted)
-	return causer, hands, err
+	if app.Promoted > 0 {
+		if serves, err = l.parts(tx, app, app.Promoted); err != nil {
+			return "", nil, err
+		}
+	}
+	built := serves.built
+	if now.origin == serves.origin {
+		built = now.upto
+	}
+	hands, err = column[bulwark.PersonID](tx, `SELECT DISTINCT person FROM document WHERE app = ? AND (
+		kind = ? AND json_extract(receipt, '$.config.revision') > ? AND json_extract(receipt, '$.config.revision') <= ?
+		OR kind = ? AND seq > ? AND seq <= ? OR kind = ? AND seq > ? AND seq <= ?)`, app.ID,
+		statement.KindConfigSet, serves.config, now.config, statement.KindResize, serves.upto, now.upto, statement.KindBuildSecret, built, now.upto)
+	return now.causer, hands, err
+}
+
+// parts says up to where people's changes are in a release.
+type parts struct {
+	causer bulwark.PersonID
+	config uint64         // revision
+	upto   uint64         // the newest document when it was made
+	origin bulwark.Digest // what its image was built for
+	built  uint64         // its number: secrets that were set later are not in the image
+}
+
+func (l *Ledger) parts(tx *sql.Tx, app *App, generation uint64) (p parts, err error) {
+	_, r, err := l.bundle(tx, app.ID, generation)
+	if err != nil {
+		return p, err
+	}
+	p.config = r.Config.Revision
+	err = tx.QueryRow(`SELECT c.person, r.upto, r.origin, o.seq FROM release r JOIN document c ON c.digest = r.cause JOIN document o ON o.digest = r.origin
+		WHERE r.app = ? AND r.generation = ?`, app.ID, generation).Scan(&p.causer, &p.upto, &p.origin, &p.built)
+	return p, err
 }
 
 // missing returns how many approvals a release, or a change of the protection, lacks, and those that count: of distinct people
@@ -290,7 +319,7 @@ func (l *Ledger) approvalsOf(tx *sql.Tx, app *App, generation uint64) (int, []st
 	if err != nil {
 		return 0, nil, err
 	}
-	causer, hands, err := authors(tx, app, generation)
+	causer, hands, err := l.authors(tx, app, generation)
 	if err != nil {
 		return 0, nil, err
 	}

@@ -5,6 +5,7 @@ import (
 
 	"github.com/bulwark-paas/bulwark"
 	"github.com/bulwark-paas/bulwark/internal/node/ledger"
+	"github.com/bulwark-paas/bulwark/internal/seal"
 	"github.com/bulwark-paas/bulwark/internal/statement"
 )
 
@@ -363,6 +364,42 @@ func TestNobodyApprovesTheirOwnPart(t *testing.T) {
 	b, r = g.candidate(g.ana)
 	g.must(g.ben, statement.KindApprove, g.shop, approval(b, r))
 	g.runs(b, r)
+
+	// Cem changes it again; Ana goes back to an older one, and Ben agrees. That does not make Cem's change agreed upon.
+	g.released(g.set(g.cem, g.shop, 1, "PAY_TO", "cem"))
+	b, r = g.released(g.must(g.ana, statement.KindRollback, g.shop, statement.Rollback{To: 1, Config: true}))
+	if r.Config.Revision != 0 {
+		t.Fatalf("revision %d", r.Config.Revision)
+	}
+	g.must(g.ben, statement.KindApprove, g.shop, approval(b, r))
+	g.runs(b, r)
+	b, r = g.candidate(g.ana)
+	if r.Config.Revision != 2 {
+		t.Fatalf("revision %d", r.Config.Revision)
+	}
+	g.refused(g.cem, bulwark.KindForbidden, statement.KindApprove, g.shop, approval(b, r))
+}
+
+// The same of sizes and build secrets; those last count where there is another image.
+func TestNobodyApprovesTheirSizesAndSecrets(t *testing.T) {
+	g := guard(t, 1)
+	promoted := func(b *statement.Bundle, r *statement.Release, by *person) {
+		t.Helper()
+		g.must(by, statement.KindApprove, g.shop, approval(b, r))
+		g.runs(b, r)
+	}
+	b, r := g.candidate(g.ana)
+	promoted(b, r, g.ben)
+	g.must(g.ben, statement.KindBuildSecret, g.shop, statement.ConfigSet{Set: map[bulwark.ConfigName][]byte{"NPM_TOKEN": g.value(g.shop, seal.UseBuild, "NPM_TOKEN", "s")}})
+	b, r = g.released(g.set(g.ana, g.shop, 0, "A", "b")) // of the image that serves
+	promoted(b, r, g.ben)
+	b, r = g.candidate(g.ana)
+	g.refused(g.ben, bulwark.KindForbidden, statement.KindApprove, g.shop, approval(b, r))
+	promoted(b, r, g.cem)
+	g.must(g.ben, statement.KindResize, g.shop, statement.Resize{Sizes: map[bulwark.ProcessType]bulwark.Size{"web": bulwark.SizeLarge}})
+	b, r = g.candidate(g.ana)
+	g.refused(g.ben, bulwark.KindForbidden, statement.KindApprove, g.shop, approval(b, r))
+	promoted(b, r, g.cem)
 }
 
 // A release that was made before the app was protected, and does not serve yet, waits too.
