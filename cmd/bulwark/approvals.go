@@ -16,13 +16,13 @@ func (c *cli) protectCommand() *cobra.Command {
 	var approvals int
 	var agree bool
 	cmd := command("protect [NAME]", "Have an app's releases wait for the approval of other people",
-		"  $ bulwark apps protect shop --approvals 1\n  $ bulwark apps protect shop --approvals 0\n  $ bulwark apps protect shop --approve", nil, nil)
+		"  $ bulwark apps protect shop --approvals 1\n  $ bulwark apps protect shop --approvals 0\n  $ bulwark apps protect shop --approvals 0 --approve", nil, nil)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if cmd.Flags().Changed("approvals") == agree {
-			return misuse("Say what is wanted, or agree with it.", "Give either --approvals NUMBER or --approve.")
+		if !cmd.Flags().Changed("approvals") {
+			return misuse("How many other people have to approve a release?", "Give their number, such as --approvals 1.")
 		}
 		if agree {
-			return c.approveProtection(cmd.Context())
+			return c.approveProtection(cmd.Context(), approvals)
 		}
 		return c.protect(cmd.Context(), approvals)
 	}
@@ -30,11 +30,11 @@ func (c *cli) protectCommand() *cobra.Command {
 bulwark releases approve. Nothing of a release runs before. What serves goes on, and restarts, scales and runs as ever.
 
 An owner says how many. More than before counts at once. The same number again, fewer, or 0, which takes the protection
-away, is asked for, and counts when as many other people have agreed, with --approve, as a release takes: else one stolen
-key would be enough. Those people count who could deploy when the protection was agreed upon; the same number again lets
-those count who came since.`
+away, is asked for, and counts when as many other people have agreed, by the same command with --approve, as a release
+takes: else one stolen key would be enough. Those people count who could deploy when the protection was agreed upon; the
+same number again lets those count who came since, so look at bulwark members before you agree.`
 	cmd.Flags().IntVar(&approvals, "approvals", 0, "how many other people have to approve a release")
-	cmd.Flags().BoolVar(&agree, "approve", false, "agree with the protection that an owner asks for")
+	cmd.Flags().BoolVar(&agree, "approve", false, "agree with an owner who asks for this")
 	return c.namesApp(cmd)
 }
 
@@ -62,7 +62,7 @@ func (c *cli) protect(ctx context.Context, approvals int) error {
 	return c.result(now, func() { c.tellProtection(name, now) })
 }
 
-func (c *cli) approveProtection(ctx context.Context) error {
+func (c *cli) approveProtection(ctx context.Context, approvals int) error {
 	s, name, err := c.onApp(ctx)
 	if err != nil {
 		return err
@@ -74,6 +74,10 @@ func (c *cli) approveProtection(ctx context.Context) error {
 	asked := app.Protection.Asked
 	if asked == nil {
 		return bulwark.Fail(bulwark.KindNotFound, "Nobody asks for another protection of "+string(name)+".", "See bulwark apps info "+string(name)+".", nil)
+	}
+	// Somebody may have asked for something else since they were told.
+	if asked.Approvals != approvals {
+		return bulwark.Fail(bulwark.KindConflict, askedFor(asked)+" You agreed with another number, so nothing was done.", "See bulwark apps info "+string(name)+".", nil)
 	}
 	signed, err := s.sign(statement.KindProtectApprove, app.ID, statement.ProtectApprove{Request: asked.Request, Approvals: asked.Approvals})
 	if err != nil {
@@ -97,7 +101,7 @@ func (c *cli) tellProtection(name bulwark.AppName, p statement.Protection) {
 		c.say("Each release of %s waits for the approval of %s.", name, others(p.Approvals))
 	}
 	if q := p.Asked; q != nil {
-		c.say("%s That counts when %s: bulwark apps protect %s --approve", askedFor(q), agreed(q.Missing), name)
+		c.say("%s That counts when %s: bulwark apps protect %s --approvals %d --approve", askedFor(q), agreed(q.Missing), name, q.Approvals)
 	}
 }
 
@@ -145,8 +149,9 @@ func (c *cli) approveCommand() *cobra.Command {
 			return c.approve(ctx, number)
 		}))
 	cmd.Long = `Approves a release that waits, and follows its rollout if no more approvals are needed. What you sign names the release
-by its digest: this machine fetches the release, verifies it with the node's key, and shows what it is. Nobody approves
-what they brought about themselves, or what brings along config, sizes or build secrets that they changed.`
+by its digest: this machine fetches the release, verifies it with the node's key, and shows what it is; on a terminal it
+asks before it signs. Nobody approves what they brought about themselves, or what brings along config, sizes or build
+secrets that they changed.`
 	cmd.ValidArgsFunction = c.completeWaiting
 	return cmd
 }
@@ -197,6 +202,9 @@ func (c *cli) approve(ctx context.Context, number uint64) error {
 		c.fields("Brought about", fmt.Sprintf("%s by %s", r.Cause.Kind, r.Cause.Person), "Source", sourceOf(p), "Image", string(r.Image),
 			"Config", "revision "+fmt.Sprint(r.Config.Revision), "Release", string(bulwark.Sum(b.Release)))
 	}
+	if err := c.sure(ctx, releaseName(number)); err != nil {
+		return err
+	}
 	signed, err := s.sign(statement.KindApprove, r.App, statement.Approve{Generation: number, Release: bulwark.Sum(b.Release)})
 	if err != nil {
 		return err
@@ -210,6 +218,18 @@ func (c *cli) approve(ctx context.Context, number uint64) error {
 		return err
 	}
 	return c.released(ctx, s, name, op)
+}
+
+// sure has a person at a terminal say that they have read what they approve.
+func (c *cli) sure(ctx context.Context, release string) error {
+	if !c.stdinTTY || c.json {
+		return nil
+	}
+	got, err := c.ask(ctx, "To approve it, type "+release+": ")
+	if err == nil && got != release {
+		err = misuse("That is not "+release+", so nothing was approved.", "Run the command again to approve it.")
+	}
+	return err
 }
 
 // sourceOf says what an image was made of.

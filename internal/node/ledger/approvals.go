@@ -435,7 +435,7 @@ func (l *Ledger) mustCount(tx *sql.Tx, app *App, person bulwark.PersonID) error 
 	does, err := counts(tx, app, person)
 	if err == nil && !does {
 		err = bulwark.Fail(bulwark.KindForbidden, fmt.Sprintf("You came after %s was protected, so your approval does not count yet.", app.Name),
-			fmt.Sprintf("Have the protection agreed upon anew: an owner runs bulwark apps protect %[1]s --approvals %[2]d, and another person bulwark apps protect %[1]s --approve.", app.Name, app.Approvals), nil)
+			fmt.Sprintf("Have the protection agreed upon anew: an owner runs bulwark apps protect %[1]s --approvals %[2]d, and another person the same with --approve.", app.Name, app.Approvals), nil)
 	}
 	return err
 }
