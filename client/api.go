@@ -35,12 +35,14 @@ type App struct {
 	State     string                      `json:"state" doc:"new, running, degraded, crashed, stopped"`
 	Formation map[bulwark.ProcessType]int `json:"formation"`
 	Created   time.Time                   `json:"created"`
+	// Protection says who has to approve a release.
+	Protection statement.Protection `json:"protection"`
 }
 
 // Release is one release.
 type Release struct {
 	Number  uint64         `json:"number"`
-	State   string         `json:"state" doc:"candidate, promoted, superseded, failed"`
+	State   string         `json:"state" doc:"candidate, waiting (for the approval of others), promoted, superseded, failed"`
 	Image   bulwark.Digest `json:"image"`
 	Config  uint64         `json:"config"`
 	Cause   string         `json:"cause" doc:"push, app.deploy, config.set, app.rollback, app.resize"`
@@ -48,6 +50,8 @@ type Release struct {
 	Person  string         `json:"person"`
 	Reason  string         `json:"reason,omitempty" doc:"why it failed"`
 	Created time.Time      `json:"created"`
+	// Approved holds who approved it.
+	Approved []string `json:"approved,omitempty"`
 }
 
 // Build is one build.
@@ -106,6 +110,8 @@ type Done struct {
 	Image   bulwark.Digest `json:"image,omitempty"`
 	URL     string         `json:"url,omitempty"`
 	Message string         `json:"message,omitempty"`
+	// Waiting tells that the release was made and waits for the approval of others.
+	Waiting bool `json:"waiting,omitempty"`
 }
 
 // Operation is a piece of work that a call began.
@@ -139,6 +145,8 @@ type LogLine struct {
 type Proof struct {
 	Bundle  statement.Bundle `json:"bundle"`
 	Running []byte           `json:"running" doc:"the node's signed word on what runs, with the caller's challenge"`
+	// Approvals are the statements by which others approved the release.
+	Approvals [][]byte `json:"approvals,omitempty"`
 }
 
 // Status is the state of the platform.

@@ -22,8 +22,8 @@ func (c *cli) appsCommand() *cobra.Command {
 		"  $ bulwark apps destroy shop\n  $ bulwark apps destroy shop --confirm shop", nil,
 		func(ctx context.Context, _ []string) error { return c.destroyApp(ctx, confirm) }))
 	destroy.Flags().StringVar(&confirm, "confirm", "", "the app's name again, in place of being asked for it")
-	return group("apps", "Make, list and destroy apps", "  $ bulwark apps\n  $ bulwark apps create shop", c.listApps,
-		list, c.createCommand(), c.namesApp(command("info [NAME]", "Show an app", "  $ bulwark apps info shop", nil, c.appInfo)), destroy)
+	return group("apps", "Make, list, protect and destroy apps", "  $ bulwark apps\n  $ bulwark apps create shop", c.listApps,
+		list, c.createCommand(), c.namesApp(command("info [NAME]", "Show an app", "  $ bulwark apps info shop", nil, c.appInfo)), c.protectCommand(), destroy)
 }
 
 func (c *cli) listApps(ctx context.Context, _ []string) error {
@@ -135,7 +135,7 @@ func (c *cli) appInfo(ctx context.Context, _ []string) error {
 		c.head("%s", app.Name)
 		c.fields("Address", app.URL, "Git", app.GitURL, "Domains", hostNames(app.Domains), "State", app.State,
 			"Release", releaseName(app.Release), "Config", "revision "+number(app.Config), "Processes", formation(app.Formation),
-			"Created", ago(c.now(), app.Created), "Id", string(app.ID))
+			"Protection", protection(app.Protection), "Created", ago(c.now(), app.Created), "Id", string(app.ID))
 	})
 }
 

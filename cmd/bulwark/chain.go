@@ -107,6 +107,7 @@ func verifyChain(e evidence) *chain {
 		e.person(out, "release signature", b.Cause, r.Cause, &r, releaseErr)
 	}
 	e.release(out, &r, releaseErr)
+	e.approvals(out, &r, releaseErr)
 	e.running(out, &r, releaseErr)
 	if releaseErr == nil {
 		out.Release, out.Image = r.Generation, r.Image

@@ -103,9 +103,12 @@ func (c *cli) forApp(cmd *cobra.Command) *cobra.Command {
 	return cmd
 }
 
-// completeApp offers the names of the apps. It is quick or silent: a person waits for it with a finger on the key.
+// completeTime bounds a completion: a person waits for it with a finger on the key.
+const completeTime = 2 * time.Second
+
+// completeApp offers the names of the apps. It is quick or silent.
 func (c *cli) completeApp(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
-	ctx, cancel := context.WithTimeout(cmd.Context(), 2*time.Second)
+	ctx, cancel := context.WithTimeout(cmd.Context(), completeTime)
 	defer cancel()
 	s, err := c.signedIn(ctx)
 	if err != nil {

@@ -174,6 +174,7 @@ func (f *fake) routes() http.Handler {
 	f.reads(mux)
 	f.settings(mux)
 	f.once(mux)
+	f.approvals(mux)
 	return mux
 }
 
@@ -345,16 +346,8 @@ func (f *fake) release(a *fakeApp, cause bulwark.Digest, kind string) (client.Op
 	if err != nil {
 		return client.Operation{}, err
 	}
-	if err := f.ledger.Promote(ctx, a.ID, r.Generation); err != nil {
-		return client.Operation{}, err
-	}
-	a.bundle, a.Release, a.State = *b, r.Generation, "running"
-	a.releases = slices.Insert(a.releases, 0, client.Release{Number: r.Generation, State: "promoted", Image: r.Image, Config: r.Config.Revision, Cause: kind, Person: "p_x", Created: time.Now()})
-	f.running = statement.Running{Node: r.Node, App: a.ID, Instances: []statement.RunningInstance{{Instance: bulwark.NewInstanceID(), Process: "web",
-		Generation: r.Generation, Release: bulwark.Sum(b.Release), Image: r.Image}}}
-	op := client.Operation{ID: bulwark.NewOperationID(), Kind: kind, State: "waiting"}
-	f.events[op.ID] = []client.Event{{Stage: "start"}, {Log: "-----> Starting web.1"}, {Log: "       \x1b]0;owned\ait listens"}, {Done: &client.Done{Release: r.Generation, URL: a.URL}}}
-	return op, nil
+	a.releases = slices.Insert(a.releases, 0, client.Release{Number: r.Generation, State: "candidate", Image: r.Image, Config: r.Config.Revision, Cause: kind, Person: "p_x", Created: time.Now()})
+	return f.finish(a, b, r, kind)
 }
 
 func (f *fake) setting(r *http.Request, a *fakeApp) (any, error) {
@@ -412,8 +405,19 @@ func (f *fake) proof(r *http.Request, a *fakeApp) (any, error) {
 		run.Instances = slices.Clone(run.Instances)
 		run.Instances[0].Image = bulwark.Sum([]byte("other"))
 	}
+	var err error
+	if run.Approved, err = f.ledger.Approved(r.Context(), a.ID); err != nil {
+		return nil, err
+	}
+	_, approvals, err := f.ledger.Approvals(r.Context(), a.ID, a.Release)
+	if err != nil {
+		return nil, err
+	}
+	if f.forge == "approvals" {
+		approvals = nil
+	}
 	env, err := statement.Seal(statement.RunningPayloadType, run, key)
-	return client.Proof{Bundle: a.bundle, Running: env}, err
+	return client.Proof{Bundle: a.bundle, Running: env, Approvals: approvals}, err
 }
 
 // push does what a signed git push of a commit does, as far as the ledger sees it.

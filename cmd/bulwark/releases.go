@@ -12,7 +12,8 @@ import (
 )
 
 func (c *cli) releasesCommand() *cobra.Command {
-	return c.forApp(command("releases", "List the releases of an app, the newest first", "  $ bulwark releases -a shop", exactly(0, ""), c.listReleases))
+	return c.forApp(group("releases", "List and approve the releases of an app", "  $ bulwark releases -a shop\n  $ bulwark releases approve v12 -a shop",
+		c.listReleases, c.forApp(command("list", "List the releases of an app, the newest first", "  $ bulwark releases list -a shop", exactly(0, ""), c.listReleases)), c.approveCommand()))
 }
 
 func (c *cli) listReleases(ctx context.Context, _ []string) error {
@@ -35,6 +36,9 @@ func (c *cli) listReleases(ctx context.Context, _ []string) error {
 			what := strings.TrimSpace(r.Cause + " " + r.Note)
 			if r.Reason != "" {
 				what += ": " + r.Reason
+			}
+			if len(r.Approved) > 0 {
+				what += ", approved by " + strings.Join(r.Approved, ", ")
 			}
 			rows = append(rows, []string{releaseName(r.Number), r.State, ago(c.now(), r.Created), r.Person, what})
 		}

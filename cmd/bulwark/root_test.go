@@ -74,6 +74,19 @@ func TestAskEndsWithTheContext(t *testing.T) {
 	})
 }
 
+func TestSure(t *testing.T) {
+	for _, c := range []struct {
+		typed   string
+		tty, ok bool
+	}{{"v12\n", true, true}, {"v1\n", true, false}, {"\n", true, false}, {"", true, false}, {"", false, true}} {
+		e := testEnv(t)
+		e.stdin, e.stdinTTY = bytes.NewReader([]byte(c.typed)), c.tty
+		if err := (&cli{env: e}).sure(context.Background(), "v12"); (err == nil) != c.ok {
+			t.Errorf("%+v: %v", c, err)
+		}
+	}
+}
+
 func TestConfirm(t *testing.T) {
 	for _, c := range []struct {
 		given, typed string

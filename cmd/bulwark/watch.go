@@ -107,13 +107,16 @@ func (c *cli) released(ctx context.Context, s *session, app bulwark.AppName, op 
 	if done.Message != "" {
 		c.say("%s", done.Message)
 	}
-	if done.Release > 0 {
+	if done.Release > 0 && !done.Waiting {
 		c.say("%s", c.releaseLine(app, done))
 	}
 	return nil
 }
 
 func (c *cli) releaseLine(app bulwark.AppName, done *client.Done) string {
+	if done.Waiting {
+		return done.Message
+	}
 	line := "Released v" + number(done.Release) + " of " + string(app) + "."
 	if done.URL != "" {
 		line += " " + done.URL

@@ -38,6 +38,8 @@ const (
 	RunCron       Action = "cron.run"
 	CancelBuild   Action = "build.cancel"
 	ReadOperation Action = "operation.read"
+	Approve       Action = "release.approve"
+	Protect       Action = "app.protect"
 
 	ReadCheckpoint Action = "audit.checkpoint" // how far the audit log is, which tells nothing of what is in it
 	ReadAudit      Action = "audit.read"
@@ -60,7 +62,7 @@ func Actions() []Action {
 	return []Action{Open, ReadSelf, ReadStatus, ReadKeys, ManageKeys, ListApps, CreateApp, ReadApp, ReadLogs, ChangeApp, Deploy, ScaleApp, DestroyApp,
 		RevealConfig, OpenEgress, RunApp, RunCron, CancelBuild, ReadOperation, ReadRegistries, ManageRegistries, ListOrgs, CreateOrg, ReadMembers,
 		ManageMembers, Leave, CreateProject, ManageTokens, ExplainPolicy,
-		ReadCheckpoint, ReadAudit}
+		ReadCheckpoint, ReadAudit, Approve, Protect}
 }
 
 // Kind is what kind of thing a resource is.

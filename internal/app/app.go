@@ -13,6 +13,7 @@ import (
 
 	"github.com/bulwark-paas/bulwark"
 	"github.com/bulwark-paas/bulwark/internal/db"
+	"github.com/bulwark-paas/bulwark/internal/statement"
 )
 
 // App is a row.
@@ -23,6 +24,8 @@ type App struct {
 	Promoted uint64 // number of the release that serves, 0 for none
 	Config   uint64 // newest config revision
 	Created  time.Time
+	// Protection is what the node said last, to be shown; it is the node that holds to it.
+	Protection statement.Protection
 }
 
 // Migrations is the schema.
@@ -55,7 +58,8 @@ CREATE TABLE egress (
 	app     TEXT NOT NULL REFERENCES app (id),
 	rule    TEXT NOT NULL,
 	PRIMARY KEY (app, rule)
-) STRICT`}, {ID: "app-settings", SQL: settings}}
+) STRICT`}, {ID: "app-settings", SQL: settings},
+		{ID: "app-protection", SQL: `ALTER TABLE app ADD COLUMN protection TEXT NOT NULL DEFAULT '{}'`}}
 }
 
 // Queryer is a transaction or the reader.
@@ -64,16 +68,19 @@ type Queryer interface {
 	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
 }
 
-const columns = `id, project, name, promoted, config, created`
+const columns = `id, project, name, promoted, config, created, protection`
 
 func scan(row interface{ Scan(...any) error }) (*App, error) {
 	var a App
-	var created string
-	err := row.Scan(&a.ID, &a.Project, &a.Name, &a.Promoted, &a.Config, &created)
+	var created, protection string
+	err := row.Scan(&a.ID, &a.Project, &a.Name, &a.Promoted, &a.Config, &created, &protection)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, bulwark.NoSuchApp()
 	}
 	if err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal([]byte(protection), &a.Protection); err != nil {
 		return nil, err
 	}
 	a.Created, err = time.Parse(time.RFC3339Nano, created)

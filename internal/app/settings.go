@@ -3,10 +3,12 @@ package app
 import (
 	"context"
 	"database/sql"
+	"encoding/json"
 	"time"
 
 	"github.com/bulwark-paas/bulwark"
 	"github.com/bulwark-paas/bulwark/client"
+	"github.com/bulwark-paas/bulwark/internal/statement"
 )
 
 // settings is the part of the schema that came with the lists of build secrets and egress rules.
@@ -44,6 +46,16 @@ func BuildSecrets(ctx context.Context, q Queryer, id bulwark.AppID) ([]client.Bu
 		s.Set, _ = time.Parse(time.RFC3339Nano, at) // written by now
 		return s, err
 	})
+}
+
+// SetProtection notes what the node says of who has to approve an app's releases.
+func SetProtection(tx *sql.Tx, a *App, p statement.Protection) error {
+	b, err := json.Marshal(p)
+	if err != nil {
+		return err
+	}
+	_, err = tx.Exec(`UPDATE app SET protection = ? WHERE id = ?`, string(b), a.ID)
+	return err
 }
 
 // AllowEgress and DenyEgress follow the node's acceptance of the rule.

@@ -37,7 +37,7 @@ type Operation struct {
 	ID      bulwark.OperationID
 	Project bulwark.ProjectID
 	App     bulwark.AppID
-	Kind    string // "deploy", "change", "restart", "destroy"
+	Kind    string // "deploy", "change", "approve", "restart"
 	Cause   bulwark.Digest
 	Person  bulwark.PersonID
 	Note    string

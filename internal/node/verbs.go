@@ -131,6 +131,10 @@ func (n *Node) routes() http.Handler {
 		all := n.instances.list()
 		return &all, nil
 	})
+	verb(n, mux, "approvals", func(ctx context.Context, in nodeapi.Promote) (*nodeapi.Approvals, error) {
+		missing, documents, err := n.ledger.Approvals(ctx, in.App, in.Generation)
+		return &nodeapi.Approvals{Missing: missing, Documents: documents}, err
+	})
 	verb(n, mux, "promote", func(ctx context.Context, in nodeapi.Promote) (*struct{}, error) { return nil, n.promote(ctx, in) })
 	verb(n, mux, "running", n.running)
 	verb(n, mux, "reveal", n.reveal)
@@ -166,7 +170,8 @@ func receipt(r *ledger.Receipt, err error) (*nodeapi.Receipt, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &nodeapi.Receipt{Digest: r.Digest, Kind: r.Kind, Person: r.Person, Token: r.Token, Key: r.Key, App: r.App, Seq: r.Seq, Config: r.Config, Body: r.Body, Chain: r.Chain}, nil
+	return &nodeapi.Receipt{Digest: r.Digest, Kind: r.Kind, Person: r.Person, Token: r.Token, Key: r.Key, App: r.App, Seq: r.Seq, Config: r.Config, Protection: r.Protection,
+		Body: r.Body, Chain: r.Chain}, nil
 }
 
 // verb registers a typed verb. Unknown fields are refused: a server that means more than the node understands must fail.
@@ -263,6 +268,9 @@ func (n *Node) running(ctx context.Context, in nodeapi.Running) (*nodeapi.Envelo
 		}
 		out.Instances = append(out.Instances, statement.RunningInstance{Instance: st.Instance, Process: i.Process, Generation: i.Generation, Once: i.Kind != "",
 			Release: bulwark.Digest(st.Labels[labelRelease]), Image: bulwark.Digest(st.Labels[labelImage])})
+	}
+	if out.Approved, err = n.ledger.Approved(ctx, in.App); err != nil {
+		return nil, err
 	}
 	env, err := statement.Seal(statement.RunningPayloadType, out, n.keys.node)
 	return &nodeapi.Envelope{Envelope: env}, err

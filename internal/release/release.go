@@ -21,6 +21,7 @@ import (
 // The states of a release.
 const (
 	Candidate  = "candidate"
+	Waiting    = "waiting" // for the approval of others
 	Promoted   = "promoted"
 	Superseded = "superseded"
 	Failed     = "failed"
@@ -38,10 +39,12 @@ CREATE TABLE release (
 	note    TEXT NOT NULL,
 	reason  TEXT NOT NULL DEFAULT '',
 	PRIMARY KEY (app, number)
-) STRICT`}, {ID: "release-2", SQL: `ALTER TABLE release ADD COLUMN prepared INTEGER NOT NULL DEFAULT 0`}}
+) STRICT`}, {ID: "release-2", SQL: `ALTER TABLE release ADD COLUMN prepared INTEGER NOT NULL DEFAULT 0`},
+		{ID: "release-3", SQL: approvals}}
 }
 
-// Insert keeps a release that the node made, as a candidate. Running an operation again finds the row.
+// Insert keeps a release that the node made, as a candidate; older ones that waited for an approval wait no more. Running an
+// operation again finds the row.
 func Insert(ctx context.Context, d *db.DB, r *nodeapi.Released, note string) error {
 	b, err := json.Marshal(r)
 	if err != nil {
@@ -50,6 +53,10 @@ func Insert(ctx context.Context, d *db.DB, r *nodeapi.Released, note string) err
 	return d.Tx(ctx, func(tx *sql.Tx) error {
 		_, err := tx.Exec(`INSERT INTO release (project, app, number, state, bundle, note) VALUES (?,?,?,?,?,?) ON CONFLICT DO NOTHING`,
 			r.Release.Project, r.Release.App, r.Release.Generation, Candidate, string(b), note)
+		if err != nil {
+			return err
+		}
+		_, err = tx.Exec(`UPDATE release SET state = ? WHERE app = ? AND state = ? AND number < ?`, Superseded, r.Release.App, Waiting, r.Release.Generation)
 		return err
 	})
 }
@@ -125,5 +132,8 @@ func List(ctx context.Context, q app.Queryer, id bulwark.AppID) ([]client.Releas
 		r.Person, r.Created = string(full.Release.Cause.Person), full.Release.Time.Truncate(time.Second)
 		out = append(out, r)
 	}
-	return out, rows.Err()
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return out, approved(ctx, q, id, out)
 }

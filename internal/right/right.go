@@ -65,6 +65,11 @@ func Rules() map[statement.Kind]Rule {
 		statement.KindEgressAllow:  {On: App, Roles: owners()},
 		statement.KindEgressDeny:   {On: App, Roles: developers()},
 		statement.KindAppDestroy:   {On: App, Roles: owners()},
+		statement.KindProtect:      {On: App, Roles: owners()},
+
+		// No token: who approves is a person, and another than who brought it about.
+		statement.KindApprove:        {On: App, Roles: developers()},
+		statement.KindProtectApprove: {On: App, Roles: developers()},
 	}
 }
 

@@ -89,6 +89,12 @@ func (s *Server) settled(ctx context.Context, tx *sql.Tx, r *nodeapi.Receipt) er
 		return placed(ctx, tx, r)
 	case statement.KindRegistryAllow, statement.KindRegistryRemove:
 		return applyRegistry(ctx, tx, r)
+	case statement.KindApprove:
+		_, err := approved(ctx, tx, r)
+		return err
+	case statement.KindProtect, statement.KindProtectApprove:
+		_, err := protected(ctx, tx, r)
+		return err
 	case statement.KindDeploy:
 		a, err := app.ByID(ctx, tx, r.App)
 		if err == nil {
@@ -170,7 +176,7 @@ func (s *Server) getApp(ctx context.Context, actor access.Actor, in *AppPath) (c
 // view is an app as its owners see it.
 func (s *Server) view(ctx context.Context, a *app.App, domains map[bulwark.AppID][]bulwark.HostName) (client.App, error) {
 	v := client.App{ID: a.ID, Name: a.Name, Project: a.Project, URL: s.url(a), Domains: domains[a.ID], Release: a.Promoted, Config: a.Config,
-		GitURL: fmt.Sprintf("ssh://git@%s:%d/%s.git", s.gitHost(), s.config.Git, a.Name), State: "new", Created: a.Created,
+		GitURL: fmt.Sprintf("ssh://git@%s:%d/%s.git", s.gitHost(), s.config.Git, a.Name), State: "new", Created: a.Created, Protection: a.Protection,
 		Formation: map[bulwark.ProcessType]int{}}
 	if a.Promoted == 0 {
 		return v, nil

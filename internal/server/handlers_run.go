@@ -169,8 +169,12 @@ func (s *Server) proof(ctx context.Context, actor access.Actor, in *proofIn) (cl
 		return client.Proof{}, err
 	}
 	var running nodeapi.Envelope
-	err = s.node.Call(ctx, "running", nodeapi.Running{App: a.ID, Challenge: in.Challenge}, &running)
-	return client.Proof{Bundle: full.Bundle, Running: running.Envelope}, err
+	if err := s.node.Call(ctx, "running", nodeapi.Running{App: a.ID, Challenge: in.Challenge}, &running); err != nil {
+		return client.Proof{}, err
+	}
+	var found nodeapi.Approvals
+	err = s.node.Call(ctx, "approvals", nodeapi.Promote{App: a.ID, Generation: a.Promoted}, &found)
+	return client.Proof{Bundle: full.Bundle, Running: running.Envelope, Approvals: found.Documents}, err
 }
 
 func (s *Server) status(ctx context.Context, _ access.Actor, _ *platformIn) (client.Status, error) {

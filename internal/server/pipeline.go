@@ -49,18 +49,27 @@ func (s *Server) perform(ctx context.Context, op job.Operation, log *job.Log) (*
 	if number <= a.Promoted { // the run before this one had come this far
 		return s.done(a, &full), nil
 	}
+	// A protected app's release waits for the approval of others; an operation of its own goes on with it.
+	if waiting, err := s.waits(ctx, a, &full); err != nil {
+		return nil, s.failed(ctx, a, number, err)
+	} else if waiting != nil {
+		return waiting, s.settle(ctx, a, op)
+	}
 	// instance: the release command first, then beside what serves now.
 	log.Stage("start")
 	log.Say(fmt.Sprintf("-----> Starting release v%d", number))
 	if err := s.instances.Prepare(ctx, a, &full, log); err != nil {
-		return nil, s.failed(ctx, a, number, err)
+		return s.stopped(ctx, a, &full, err)
 	}
 	if err := s.instances.Rollout(ctx, a, &full, log); err != nil {
-		return nil, s.failed(ctx, a, number, err)
+		return s.stopped(ctx, a, &full, err)
 	}
 	// route: the edge changes over at once; what served before finishes its requests and ends.
 	log.Stage("switch")
 	if err := s.instances.Promote(ctx, a, &full); err != nil {
+		if bulwark.KindOf(err) == bulwark.KindForbidden { // the node promotes nothing that lacks an approval
+			return s.stopped(ctx, a, &full, errors.Join(err, s.instances.Withdraw(ctx, a, number)))
+		}
 		return nil, err
 	}
 	return s.done(a, &full), s.settle(ctx, a, op)

@@ -42,6 +42,8 @@ type plainNode struct {
 	receipts map[bulwark.Digest]nodeapi.Receipt
 	chain    statement.ChainRef
 	asked    int // verbs that have an effect
+	released *nodeapi.Released
+	missing  int // approvals that the release lacks
 }
 
 const ana = bulwark.PersonID("p_00000000000000000000000008")
@@ -72,6 +74,9 @@ func (n *plainNode) serve(w http.ResponseWriter, r *http.Request) {
 		if st.Kind == statement.KindConfigSet {
 			rec.Config = &statement.ConfigRef{Revision: 1}
 		}
+		if st.Kind == statement.KindProtect || st.Kind == statement.KindProtectApprove {
+			rec.Protection = &statement.Protection{Approvals: 1}
+		}
 		n.receipts[rec.Digest] = rec
 		switch verb {
 		case "reveal":
@@ -81,6 +86,10 @@ func (n *plainNode) serve(w http.ResponseWriter, r *http.Request) {
 		default:
 			answer(rec)
 		}
+	case "release":
+		answer(n.released)
+	case "approvals":
+		answer(nodeapi.Approvals{Missing: n.missing})
 	case "receipt":
 		var in nodeapi.Accepted
 		_ = json.Unmarshal(b, &in)
@@ -223,6 +232,12 @@ func (b *bed) call(id string) (request, bool) {
 		return request{body: b.signed(statement.KindMemberRemove, "", statement.MemberRemove{Place: statement.Place{Org: bulwark.FirstOrg}, Person: ana})}, true
 	case "change-tokens":
 		return request{body: b.signed(statement.KindTokenRevoke, "", statement.TokenRevoke{Token: bulwark.NewTokenID()})}, true
+	case "approve-release":
+		return request{body: b.signed(statement.KindApprove, b.app, statement.Approve{Generation: 1, Release: bulwark.Sum(nil)})}, true
+	case "protect-app":
+		return request{body: b.signed(statement.KindProtect, b.app, statement.Protect{Approvals: 1})}, true
+	case "approve-protection":
+		return request{body: b.signed(statement.KindProtectApprove, b.app, statement.ProtectApprove{Approvals: 1})}, true
 	case "restart-app", "run-cron", "cancel-build":
 		return request{}, true
 	}
@@ -233,7 +248,7 @@ func (b *bed) call(id string) (request, bool) {
 var nothingToDo = []string{"cancel-build"}
 
 func (b *bed) do(op api.Op, in request, person bulwark.PersonID) *httptest.ResponseRecorder {
-	path := strings.NewReplacer("{app}", "shop", "{job}", "nightly", "{org}", string(bulwark.FirstOrg), "{project}", string(bulwark.FirstProject)).Replace(op.Path)
+	path := strings.NewReplacer("{app}", "shop", "{job}", "nightly", "{org}", string(bulwark.FirstOrg), "{project}", string(bulwark.FirstProject), "{number}", "1").Replace(op.Path)
 	r := httptest.NewRequest(op.Method, "/v1"+path+in.more, bytes.NewReader(in.body))
 	r.RemoteAddr = "192.0.2.7:1234"
 	r.Header.Set("X-Person", string(person))

@@ -177,6 +177,8 @@ func (g *Gate) Receive(ctx context.Context, p gitssh.Push, progress io.Writer) e
 			fmt.Fprintln(progress, e.Log)
 		case e.Error != nil:
 			failure = e.Error
+		case e.Done != nil && e.Done.Waiting:
+			fmt.Fprintf(progress, "-----> %s\n       %s\n", e.Done.Message, e.Done.Image)
 		case e.Done != nil:
 			fmt.Fprintf(progress, "-----> Released v%d\n       %s\n       %s\n", e.Done.Release, e.Done.Image, e.Done.URL)
 		}

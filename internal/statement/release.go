@@ -174,7 +174,9 @@ type Running struct {
 	App       bulwark.AppID     `json:"app"`
 	Challenge string            `json:"challenge"` // chosen by who asked, so that an old answer is worth nothing
 	Instances []RunningInstance `json:"instances"`
-	Time      time.Time         `json:"time"`
+	// Approved is there for an app that is protected, or was when its release was promoted.
+	Approved *Approved `json:"approved,omitempty"`
+	Time     time.Time `json:"time"`
 }
 
 // RunningInstance is one instance as it runs.

@@ -48,6 +48,9 @@ const (
 	KindEgressDeny     Kind = "egress.deny"           // Egress
 	KindRegistryAllow  Kind = "build-registry.allow"  // Registry
 	KindRegistryRemove Kind = "build-registry.remove" // RegistryRemove
+	KindProtect        Kind = "app.protect"           // Protect
+	KindProtectApprove Kind = "protect.approve"       // ProtectApprove
+	KindApprove        Kind = "release.approve"       // Approve
 	KindOrgCreate      Kind = "org.create"            // OrgCreate
 	KindProjectCreate  Kind = "project.create"        // ProjectCreate
 	KindMemberInvite   Kind = "member.invite"         // MemberInvite

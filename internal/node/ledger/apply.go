@@ -23,6 +23,8 @@ type App struct {
 	Newest   uint64 // the newest generation that was released
 	Promoted uint64 // the newest generation that was promoted; 0 for none
 	Config   uint64 // the newest config revision
+	// Approvals is how many other people have to approve a release.
+	Approvals int
 }
 
 // apply gives a verified statement, which its signer may sign, its effect.
@@ -63,6 +65,12 @@ func (l *Ledger) apply(tx *sql.Tx, p *Principal, s *statement.Statement, r *Rece
 		return decode(s, checkRun)
 	case statement.KindResize:
 		return decode(s, func(b statement.Resize) error { return resize(tx, app, b) })
+	case statement.KindProtect:
+		return decode(s, func(b statement.Protect) error { return l.protect(tx, app, b, r) })
+	case statement.KindProtectApprove:
+		return decode(s, func(b statement.ProtectApprove) error { return l.approveProtect(tx, app, b, r) })
+	case statement.KindApprove:
+		return decode(s, func(b statement.Approve) error { return l.approve(tx, app, b, r) })
 	case statement.KindDomainAdd:
 		return decode(s, func(b statement.Domain) error { return l.claimHost(tx, app, b.Host) })
 	case statement.KindDomainRemove:
@@ -141,6 +149,8 @@ func destroyApp(tx *sql.Tx, app *App, b statement.AppDestroy) error {
 		`DELETE FROM config_value WHERE app = ?`,
 		`DELETE FROM build_secret WHERE app = ?`,
 		`DELETE FROM egress WHERE app = ?`,
+		`DELETE FROM protect_request WHERE app = ?`,
+		`DELETE FROM approver WHERE app = ?`,
 	} {
 		if _, err := tx.Exec(q, app.ID); err != nil {
 			return err
@@ -346,8 +356,8 @@ func (l *Ledger) claimHost(tx *sql.Tx, app *App, host bulwark.HostName) error {
 
 func appByID(tx *sql.Tx, id bulwark.AppID) (*App, error) {
 	a := &App{ID: id}
-	err := tx.QueryRow(`SELECT name, project, block, newest, promoted, config FROM app WHERE id = ? AND destroyed = 0`, id).
-		Scan(&a.Name, &a.Project, &a.Block, &a.Newest, &a.Promoted, &a.Config)
+	err := tx.QueryRow(`SELECT name, project, block, newest, promoted, config, approvals FROM app WHERE id = ? AND destroyed = 0`, id).
+		Scan(&a.Name, &a.Project, &a.Block, &a.Newest, &a.Promoted, &a.Config, &a.Approvals)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, bulwark.Failf(bulwark.KindNotFound, "There is no such app.")
 	}

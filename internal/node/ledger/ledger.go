@@ -17,6 +17,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -59,7 +60,7 @@ type Config struct {
 
 // Open opens or makes the ledger at c.Path.
 func Open(ctx context.Context, c Config) (*Ledger, error) {
-	d, err := db.Open(ctx, c.Path, append(migrations(), auditMigrations()...))
+	d, err := db.Open(ctx, c.Path, slices.Concat(migrations(), auditMigrations(), approvalMigrations()))
 	if err != nil {
 		return nil, err
 	}
@@ -97,6 +98,8 @@ type Receipt struct {
 	Chain *statement.ChainRef `json:"chain,omitempty"`
 	// Config is the revision that a config statement made.
 	Config *statement.ConfigRef `json:"config,omitempty"`
+	// Protection is what holds after a statement about an app's protection.
+	Protection *statement.Protection `json:"protection,omitempty"`
 	// Body is the verified body, so that the caller need not parse what it cannot verify.
 	Body json.RawMessage `json:"body,omitempty"`
 }
@@ -215,6 +218,11 @@ func (l *Ledger) Enroll(ctx context.Context, envelope []byte) (*Receipt, error) 
 		}
 		if _, err := tx.Exec(`INSERT INTO member (person, org, project, role) VALUES (?,?,?,?)`, r.Person, role.Org, role.Project, role.Role); err != nil {
 			return err
+		}
+		if e.Invitation == "" {
+			if err := countsAtOnce(tx, r.Person); err != nil {
+				return err
+			}
 		}
 		for _, line := range e.SSH {
 			// A key that somebody has already (most often the same person, on an earlier device) stays theirs.

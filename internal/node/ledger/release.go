@@ -84,7 +84,7 @@ func (l *Ledger) Release(ctx context.Context, cause bulwark.Digest) (*statement.
 		if err != nil {
 			return err
 		}
-		if _, err := tx.Exec(`INSERT INTO release (app, generation, cause, release, provenance, origin) VALUES (?,?,?,?,?,?)`,
+		if _, err := tx.Exec(`INSERT INTO release (app, generation, cause, release, provenance, origin, upto) VALUES (?,?,?,?,?,?, (SELECT max(seq) FROM document))`,
 			app.ID, r.Generation, cause, env, provenance, origin); err != nil {
 			return err
 		}
@@ -253,7 +253,7 @@ type Launch struct {
 }
 
 // Launch verifies a bundle for a start: every signature again, the person's right again, and that it is the promoted
-// release or the newest. Nothing older starts, whoever asks.
+// release or the newest, approved if it takes that. Nothing older starts, whoever asks.
 func (l *Ledger) Launch(ctx context.Context, b statement.Bundle) (*Launch, error) {
 	r, _, err := statement.OpenRelease(b, l.public)
 	if err != nil {
@@ -273,6 +273,9 @@ func (l *Ledger) Launch(ctx context.Context, b statement.Bundle) (*Launch, error
 		var kept []byte
 		if err := tx.QueryRow(`SELECT release FROM release WHERE app = ? AND generation = ?`, r.App, r.Generation).Scan(&kept); err != nil || !bytes.Equal(kept, b.Release) {
 			return bulwark.Fail(bulwark.KindForbidden, "The release statement is not the one in the ledger.", "Deploy the app again.", err)
+		}
+		if _, err := l.approved(tx, app, r.Generation); err != nil {
+			return err
 		}
 		if r.Node != l.Node() || r.Project != app.Project {
 			return bulwark.Failf(bulwark.KindForbidden, "The release statement is of another installation or project.")
@@ -428,7 +431,8 @@ func (l *Ledger) hosts(tx *sql.Tx, app *App) ([]bulwark.HostName, error) {
 	return out, rows.Err()
 }
 
-// Promote raises the app's high-water mark to a generation that was seen healthy. It never goes back.
+// Promote raises the app's high-water mark to a generation that was seen healthy, and that others approved if it takes that.
+// It never goes back.
 func (l *Ledger) Promote(ctx context.Context, id bulwark.AppID, generation uint64) error {
 	return l.db.Tx(ctx, func(tx *sql.Tx) error {
 		app, err := appByID(tx, id)
@@ -438,6 +442,13 @@ func (l *Ledger) Promote(ctx context.Context, id bulwark.AppID, generation uint6
 		if generation < app.Promoted || generation > app.Newest {
 			return bulwark.Failf(bulwark.KindConflict, "Release v%d of %s cannot be promoted: v%d serves and v%d is the newest.",
 				generation, app.Name, app.Promoted, app.Newest)
+		}
+		by, err := l.approved(tx, app, generation)
+		if err != nil {
+			return err
+		}
+		if err := keepApprovals(tx, app, generation, by); err != nil {
+			return err
 		}
 		_, err = tx.Exec(`UPDATE app SET promoted = ? WHERE id = ?`, generation, id)
 		return err

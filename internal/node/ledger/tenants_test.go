@@ -73,6 +73,11 @@ func TestRolesTimesKinds(t *testing.T) {
 		statement.KindDomainRemove: func() any { return statement.Domain{Host: "shop.example.com"} },
 		statement.KindEgressAllow:  func() any { return statement.Egress{Rule: "db.example.org:5432"} },
 		statement.KindEgressDeny:   func() any { return statement.Egress{Rule: "db.example.org:5432"} },
+		statement.KindProtect:      func() any { return statement.Protect{Approvals: 1} },
+		statement.KindApprove:      func() any { return statement.Approve{Generation: 99} }, // as above
+		statement.KindProtectApprove: func() any {
+			return statement.ProtectApprove{Request: bulwark.Sum([]byte("what nobody asked for"))}
+		},
 	}
 	for kind, rule := range right.Rules() {
 		if rule.On == right.App && bodies[kind] == nil && kind != statement.KindPush && kind != statement.KindAppDestroy {

@@ -24,7 +24,9 @@ type Receipt struct {
 	App    bulwark.AppID        `json:"app,omitempty"`
 	Seq    uint64               `json:"seq"`
 	Config *statement.ConfigRef `json:"config,omitempty"`
-	Body   []byte               `json:"body,omitempty"` // JSON, verified
+	// Protection is what holds after a statement about an app's protection.
+	Protection *statement.Protection `json:"protection,omitempty"`
+	Body       []byte                `json:"body,omitempty"` // JSON, verified
 	// Chain is the document's place in the node's chain.
 	Chain *statement.ChainRef `json:"chain,omitempty"`
 }
@@ -235,6 +237,13 @@ type Stop struct {
 type Promote struct {
 	App        bulwark.AppID `json:"app"`
 	Generation uint64        `json:"generation"`
+}
+
+// Approvals is the answer to Promote's question whether a release waits for others: how many approvals it lacks, and the
+// statements of those that count.
+type Approvals struct {
+	Missing   int      `json:"missing"`
+	Documents [][]byte `json:"documents,omitempty"`
 }
 
 // Running asks for the node's signed word on what runs.
