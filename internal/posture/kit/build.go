@@ -1,0 +1,3 @@
+package kit
+
+func build(o *options) *Report { return &Report{Attempts: tryAll(o)} }
