@@ -39,9 +39,10 @@ type scene struct {
 }
 
 func newScene(o *options) *scene {
-	exe, err := os.Executable()
-	if err != nil {
-		exe = "/proc/self/exe"
+	// By this link it is found where its folder is closed to it, and where the root is another's.
+	exe := "/proc/self/exe"
+	if _, err := os.Stat(exe); err != nil {
+		exe = os.Args[0]
 	}
 	return &scene{exe: exe, env: o.env, neighbour: o.neighbour}
 }
@@ -98,14 +99,12 @@ func (s *scene) start(name string, attr *syscall.SysProcAttr, out *os.File) (*os
 	if s.neighbour > 0 {
 		argv = append(argv, "--neighbour", strconv.Itoa(s.neighbour))
 	}
-	null, err := os.Open(os.DevNull)
-	if err != nil {
-		null = nil
-	} else {
-		defer null.Close()
+	if out == nil {
+		out = os.Stderr
 	}
-	// The kit itself, started by its own name with no word of anybody else's: internal/process is not imported here.
-	return os.StartProcess(s.exe, append(argv, name), &os.ProcAttr{Env: s.env, Files: []*os.File{null, out, os.Stderr}, Sys: attr})
+	// The kit itself, started by its own name with no word of anybody else's: internal/process is not imported here. Its
+	// standard input is the kit's own, which nobody reads: without one it would need a /dev.
+	return os.StartProcess(s.exe, append(argv, name), &os.ProcAttr{Env: s.env, Files: []*os.File{os.Stdin, out, os.Stderr}, Sys: attr})
 }
 
 // sleeper is a process to try things on: the kit, doing nothing. The function ends it.

@@ -57,6 +57,7 @@ func run(args, env []string, stdout, stderr io.Writer) error {
 		"serve":     {},
 		"hold":      {"seconds"},
 		child:       {"neighbour"},
+		greed:       {"what", "seconds", "dir"},
 	}
 	known, ok := allowed[name]
 	if !ok {
@@ -85,6 +86,8 @@ func run(args, env []string, stdout, stderr io.Writer) error {
 		return serve(o, stderr)
 	case "hold":
 		return hold(o, stdout)
+	case greed:
+		return takeAll(o, stdout)
 	}
 	return runChild(o, stdout)
 }

@@ -158,14 +158,14 @@ const (
 	walkTime    = 20 * time.Second
 )
 
-// writable walks /proc and /sys for files that can be opened for writing. Nothing is written. Directories of processes are
-// left out: what a process may write of its own is its own affair (comm, coredump_filter, clear_refs, timerslack_ns, mem),
-// and the few that are not have attempts of their own: oom_score_adj, loginuid, the maps of a new user namespace, the
+// writable walks directories of /proc and /sys for files that can be opened for writing. Nothing is written. Directories of processes are
+// left out: what a process may write of its own is its own affair (comm, coredump_filter, clear_refs, timerslack_ns, mem,
+// loginuid), and the few that are not have attempts of their own: oom_score_adj, the maps of a new user namespace, the
 // namespaces' offsets of time. The security label (attr) is nobody's where no module has labels.
-func writable(f map[string]string) []string {
+func writable(f map[string]string, tops ...string) []string {
 	var out []string
 	n, began := 0, time.Now()
-	for _, top := range []string{"/proc", "/sys"} {
+	for _, top := range tops {
 		_ = filepath.WalkDir(top, func(path string, d fs.DirEntry, err error) error {
 			if n++; n > maxWalk || time.Since(began) > walkTime {
 				f["walk"] = "cut short"

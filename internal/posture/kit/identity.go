@@ -58,9 +58,6 @@ func identityTries() []try {
 		{name: "turn address randomization off", run: personality(0x0040000)},
 		// Makes data executable for what it starts.
 		{name: "turn READ_IMPLIES_EXEC on", run: personality(0x0400000)},
-		{name: "set the audit login id", run: func(*scene) outcome {
-			return did(os.WriteFile("/proc/self/loginuid", []byte("4294967294"), 0))
-		}},
 	}
 	for _, set := range []string{"CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"} {
 		out = append(out, try{name: "hold a capability in " + set, run: func(*scene) outcome {

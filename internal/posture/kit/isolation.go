@@ -18,7 +18,7 @@ func isolation(o *options) *Report {
 		r.Attempts = append(r.Attempts, s.attempt(t))
 	}
 	r.Families = families(r.Facts)
-	r.Writable = writable(r.Facts)
+	r.Writable = writable(r.Facts, "/proc", "/sys")
 	r.Attempts = append(r.Attempts, writableAttempt(r.Writable, r.Facts))
 	r.Syscalls = s.systemCalls(r.Facts)
 	return r

@@ -34,6 +34,8 @@ func mountTries() []try {
 		{name: "mount cgroup2", run: mount("cgroup2", "")},
 		{name: "mount devpts", run: mount("devpts", "newinstance")},
 		{name: "mount mqueue", run: mount("mqueue", "")},
+		// What only root of the host's own user namespace may mount.
+		{name: "mount debugfs", run: mount("debugfs", "")},
 		{name: "mount overlay", run: func(*scene) outcome {
 			if known, _ := os.ReadFile("/proc/filesystems"); mayLoadModules() && !strings.Contains(string(known), "\toverlay\n") {
 				return untried("the kernel would load a module for it")
