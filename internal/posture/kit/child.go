@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"slices"
 	"strconv"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -77,7 +78,8 @@ func (s *scene) again(name string, attr *syscall.SysProcAttr) outcome {
 		}
 		return refused("%v", err)
 	}
-	late := time.AfterFunc(attemptTime, func() { _ = p.Kill() })
+	var slow atomic.Bool
+	late := time.AfterFunc(attemptTime, func() { slow.Store(true); _ = p.Kill() })
 	defer late.Stop()
 	b, _ := io.ReadAll(io.LimitReader(r, 64<<10))
 	state, err := p.Wait()
@@ -91,20 +93,27 @@ func (s *scene) again(name string, attr *syscall.SysProcAttr) outcome {
 	if ws, ok := state.Sys().(syscall.WaitStatus); ok && ws.Signaled() && ws.Signal() == unix.SIGSYS {
 		return refused("killed for it by the system call filter")
 	}
+	if slow.Load() {
+		return untried("it did not end in %v", attemptTime)
+	}
 	return untried("it ended without a word: %v", state)
 }
 
 func (s *scene) start(name string, attr *syscall.SysProcAttr, out *os.File) (*os.Process, error) {
-	argv := []string{"bulwark-kit", child}
+	args := []string{child}
 	if s.neighbour > 0 {
-		argv = append(argv, "--neighbour", strconv.Itoa(s.neighbour))
+		args = append(args, "--neighbour", strconv.Itoa(s.neighbour))
 	}
+	return s.startWith(append(args, name), attr, out)
+}
+
+// startWith starts the kit itself, with no word of anybody else's: internal/process is not imported here. Its standard
+// input is the kit's own, which nobody reads: without one it would need a /dev.
+func (s *scene) startWith(args []string, attr *syscall.SysProcAttr, out *os.File) (*os.Process, error) {
 	if out == nil {
 		out = os.Stderr
 	}
-	// The kit itself, started by its own name with no word of anybody else's: internal/process is not imported here. Its
-	// standard input is the kit's own, which nobody reads: without one it would need a /dev.
-	return os.StartProcess(s.exe, append(argv, name), &os.ProcAttr{Env: s.env, Files: []*os.File{os.Stdin, out, os.Stderr}, Sys: attr})
+	return os.StartProcess(s.exe, append([]string{"bulwark-kit"}, args...), &os.ProcAttr{Env: s.env, Files: []*os.File{os.Stdin, out, os.Stderr}, Sys: attr})
 }
 
 // sleeper is a process to try things on: the kit, doing nothing. The function ends it.

@@ -40,8 +40,7 @@ func exhaust(o *options, stdout, stderr io.Writer) error {
 		return err
 	}
 	defer r.Close()
-	p, err := os.StartProcess(s.exe, []string{"bulwark-kit", greed, "--what", o.what, "--seconds", strconv.Itoa(o.seconds), "--dir", o.dir},
-		&os.ProcAttr{Env: o.env, Files: []*os.File{os.Stdin, w, os.Stderr}, Sys: &syscall.SysProcAttr{Setpgid: true}})
+	p, err := s.startWith([]string{greed, "--what", o.what, "--seconds", strconv.Itoa(o.seconds), "--dir", o.dir}, &syscall.SysProcAttr{Setpgid: true}, w)
 	w.Close()
 	if err != nil {
 		return err
@@ -231,7 +230,8 @@ func spin(end time.Time, stdout io.Writer) error {
 	runtime.GOMAXPROCS(2 * n)
 	for range 2 * n {
 		go func() {
-			for { //nolint:revive // it ends with the process
+			for x := uint64(1); x != 0; x += 2 { // odd for ever: it ends with the process
+				runtime.KeepAlive(x)
 			}
 		}()
 	}

@@ -182,6 +182,10 @@ func writable(f map[string]string, tops ...string) []string {
 			case !d.Type().IsRegular() || unix.Access(path, unix.W_OK) != nil:
 				return nil
 			}
+			// A mask is another file in its place, which the directory does not tell.
+			if i, err := os.Lstat(path); err != nil || !i.Mode().IsRegular() {
+				return nil //nolint:nilerr // it is gone, or is not what was looked for
+			}
 			// In debugfs, tracefs and securityfs opening alone may do something. The access check tells who may write there.
 			care := strings.HasPrefix(path, "/sys/kernel/debug/") || strings.HasPrefix(path, "/sys/kernel/tracing/") || strings.HasPrefix(path, "/sys/kernel/security/")
 			if care || openOnly(path, unix.O_WRONLY) == nil {

@@ -80,3 +80,16 @@ func mayLoadModules() bool {
 	_, err := os.Stat("/proc/modules")
 	return err == nil && hasCapability(unix.CAP_SYS_MODULE) && firstBytes("/proc/sys/kernel/modules_disabled") != "1"
 }
+
+// notWithout is said of what is not tried because a module would be loaded.
+const notWithout = "the kernel would load a module for it"
+
+// unlessLoading tries what needs a module only where it is there already, or where none is loaded.
+func unlessLoading(module string, f func(*scene) outcome) func(*scene) outcome {
+	return func(s *scene) outcome {
+		if _, err := os.Stat("/sys/module/" + module); err != nil && mayLoadModules() {
+			return untried(notWithout)
+		}
+		return f(s)
+	}
+}

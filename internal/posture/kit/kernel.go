@@ -89,7 +89,8 @@ func kernelTries() []try {
 		{name: "acct", run: func(*scene) outcome {
 			return past(unix.Acct("/"+name), unix.ENOENT)
 		}},
-		// A tick of 0 and a zone of 9999 minutes are none; the clock stays as it is.
+		// A tick of 0 and a zone of 9999 minutes are none; the clock stays as it is. (clock_settime looks at the time before it
+		// looks at the right, so that only a good one would tell; it takes the same right as these.)
 		{name: "adjtimex", run: func(*scene) outcome {
 			_, err := call(unix.SYS_ADJTIMEX, uintptr(unsafe.Pointer(&unix.Timex{Modes: noTick})))
 			return past(err, unix.EINVAL)

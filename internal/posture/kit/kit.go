@@ -1,13 +1,13 @@
 // Package kit is what the posture probes run where an attacker would stand: inside a real instance, inside a build step
 // and, so that a refusal means something, unconfined. It tries things, and reports which it reached.
 //
-// It promises three things. What it reports is an effect: an attempt counts as reached when the kernel did it, or when
-// the kernel's own check of the right let it through and only then found an argument that is wrong on purpose; never
-// because a setting looked so. It harms nothing, wherever it runs, also as root on a bare host: whatever would leave a
-// trace happens in a child process, in namespaces of that child's own, or with arguments that the kernel refuses after
-// the check that matters; nothing is read but a first byte, nothing is written but what was there. And it leaves nothing
-// out without saying so: what could not be tried is reported as such, with the reason, and is neither reached nor
-// refused.
+// It promises three things. What it reports is an effect: an attempt counts as reached when the kernel did it, or when the
+// kernel's own check of the right let it through and only then found an argument that is wrong on purpose; never because a
+// setting looked so. It harms nothing, wherever it runs, also as root on a bare host: whatever would leave a trace happens
+// in a child process, in namespaces of that child's own, or with arguments that the kernel refuses after the check that
+// matters; nothing is read but a first byte, nothing is written but what was there. (The kernel's own log may tell of it:
+// some of what is tried is unusual enough.) And it leaves nothing out without saying so: what could not be tried is
+// reported as such, with the reason, and is neither reached nor refused.
 //
 // It imports nothing of ours, so that whatever it knows was not given to it. It holds no secret, listens only where it is
 // told to (serve, hold) and answers constants. An attacker who owns it has what the instance that he put it into has. He

@@ -17,29 +17,48 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The test's own program plays the kit, and the stages on which it is tried.
-const role = "BULWARK_KIT_ROLE"
+// The kit is tried as it is delivered: a program without the race detector and without cgo, whose copies are as small as
+// they will be in an instance. The stages on which it is tried are the test's own program.
+const (
+	role    = "BULWARK_KIT_ROLE"
+	program = "BULWARK_KIT_PROGRAM"
+)
 
 func TestMain(m *testing.M) {
-	args := os.Args[1:]
-	switch os.Getenv(role) {
-	case "":
-		os.Exit(m.Run())
-	case "kit":
-		os.Exit(Run(args, os.Environ(), os.Stdout, os.Stderr))
-	case "stage":
-		if err := stage(args); err != nil {
+	if os.Getenv(role) == "stage" {
+		if err := stage(os.Args[1:]); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
 		os.Exit(0)
 	}
-	os.Exit(2)
+	os.Exit(withKit(m.Run))
 }
 
-// as starts the test's own program in a role.
+func withKit(run func() int) int {
+	dir, err := os.MkdirTemp("", "bulwark-kit-program")
+	if err != nil {
+		panic(err)
+	}
+	defer os.RemoveAll(dir)
+	if err := os.Chmod(dir, 0o755); err != nil { // another user starts it too
+		panic(err)
+	}
+	c := exec.Command("go", "build", "-o", dir+"/", "github.com/bulwark-paas/bulwark/cmd/bulwark-kit")
+	c.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := c.CombinedOutput(); err != nil {
+		panic(fmt.Sprintf("%v\n%s", err, out))
+	}
+	os.Setenv(program, filepath.Join(dir, "bulwark-kit"))
+	return run()
+}
+
+// as starts the kit, or the test's own program as a stage.
 func as(who string, args ...string) *exec.Cmd {
-	c := exec.Command("/proc/self/exe", args...)
+	c := exec.Command(os.Getenv(program), args...)
+	if who == "stage" {
+		c = exec.Command("/proc/self/exe", args...)
+	}
 	c.Env = append(slices.DeleteFunc(os.Environ(), func(kv string) bool { return strings.HasPrefix(kv, role+"=") }), role+"="+who)
 	c.Stderr = os.Stderr
 	return c
@@ -181,7 +200,7 @@ func snapshot() map[string]string {
 		names = append(names, fmt.Sprintf("%d %s", p.pid, p.name))
 	}
 	s["processes"] = strings.Join(names, "\n")
-	for _, dir := range []string{"/", "/dev", "/dev/pts", "/tmp/*bulwark-kit*", "/tmp/.*bulwark-kit*", "/usr/bin/.*bulwark-kit*"} {
+	for _, dir := range []string{"/", "/dev", "/dev/pts", "/tmp/bulwark-kit-[0-9]*", "/tmp/.bulwark-kit*", "/usr/bin/.bulwark-kit*"} {
 		if !strings.Contains(dir, "*") {
 			dir += "/*"
 		}

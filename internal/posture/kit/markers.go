@@ -119,7 +119,7 @@ func (s *search) window(r io.ReaderAt, size int64, where string, depth int) {
 }
 
 // piece is how much of a gzip stream is unpacked at a time.
-const piece = 16 << 20
+const piece = 4 << 20
 
 // gzip searches one stream as far as it can be unpacked: most places that look like the beginning of one are not.
 func (s *search) gzip(r io.Reader, where string, depth int) {

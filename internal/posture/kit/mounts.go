@@ -36,14 +36,11 @@ func mountTries() []try {
 		{name: "mount mqueue", run: mount("mqueue", "")},
 		// What only root of the host's own user namespace may mount.
 		{name: "mount debugfs", run: mount("debugfs", "")},
-		{name: "mount overlay", run: func(*scene) outcome {
-			if known, _ := os.ReadFile("/proc/filesystems"); mayLoadModules() && !strings.Contains(string(known), "\toverlay\n") {
-				return untried("the kernel would load a module for it")
-			}
+		{name: "mount overlay", run: unlessLoading("overlay", func(*scene) outcome {
 			return inOwnMounts(func(dir string) outcome {
 				return undo(unix.Mount("kit", dir, "overlay", 0, "lowerdir=/etc:/usr"), dir)
 			})
-		}},
+		})},
 		{name: "bind mount", run: func(*scene) outcome {
 			return inOwnMounts(func(dir string) outcome { return undo(unix.Mount("/proc", dir, "", unix.MS_BIND, ""), dir) })
 		}},

@@ -27,7 +27,7 @@ type target struct {
 func parseTarget(flag, s string) (target, error) {
 	name, rest, ok := strings.Cut(s, "=")
 	if !ok || name == "" || len(name) > 200 {
-		return target{}, errors.New("not NAME=...")
+		return target{}, errors.New("no name before a =")
 	}
 	network := "udp"
 	if flag == "try" {

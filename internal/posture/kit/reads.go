@@ -12,7 +12,7 @@ import (
 func masked() []string {
 	return []string{"/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/key-users", "/proc/latency_stats", "/proc/timer_list",
 		"/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/proc/interrupts", "/proc/config.gz", "/proc/version_signature",
-		"/proc/modules", "/proc/vmallocinfo", "/proc/pagetypeinfo", "/proc/slabinfo", "/proc/kpageflags", "/proc/iomem",
+		"/proc/modules", "/proc/vmallocinfo", "/proc/pagetypeinfo", "/proc/slabinfo", "/proc/kpageflags",
 		"/sys/firmware", "/sys/devices/virtual/powercap", "/sys/kernel/debug", "/sys/kernel/tracing", "/sys/kernel/security",
 		"/sys/devices/system/cpu/vulnerabilities", "/sys/fs/cgroup", "/sys/fs/pstore"}
 }
@@ -26,6 +26,7 @@ func readTries() []try {
 	return append(out,
 		// Addresses of the kernel's code are what an exploit needs first. Without the right the file is full of zeros.
 		try{name: "read addresses in /proc/kallsyms", run: func(*scene) outcome { return addresses("/proc/kallsyms") }},
+		try{name: "read addresses in /proc/iomem", run: func(*scene) outcome { return addresses("/proc/iomem") }},
 		try{name: "open /proc/kmsg", run: func(*scene) outcome { return did(openOnly("/proc/kmsg", unix.O_RDONLY)) }},
 		try{name: "read /dev/kmsg", run: func(*scene) outcome { return readAny("/dev/kmsg") }},
 		// A root that is another's is a way out by its name.
@@ -82,7 +83,7 @@ func addresses(path string) outcome {
 	for line := range strings.SplitSeq(string(b[:n]), "\n") {
 		if w := strings.Fields(line); len(w) > 1 {
 			lines++
-			if strings.Trim(w[0], "0") != "" {
+			if strings.Trim(w[0], "0-") != "" {
 				return reached("they are there")
 			}
 		}

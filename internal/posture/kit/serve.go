@@ -35,7 +35,7 @@ func serve(o *options, stderr io.Writer) error {
 		// Never as a page: what is sent back is the asker's.
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		w.Header().Set("X-Content-Type-Options", "nosniff")
-		_, _ = io.WriteString(w, x[:min(len(x), maxEcho)])
+		_, _ = io.WriteString(w, x[:min(len(x), maxEcho)]) //nolint:gosec // as plain text, see above
 	})
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
@@ -107,7 +107,7 @@ func hold(o *options, stdout io.Writer) error {
 func listenBoth() (net.Listener, net.PacketConn, error) {
 	var last error
 	for range 16 {
-		l, err := net.Listen("tcp", ":0")
+		l, err := net.Listen("tcp", ":0") //nolint:gosec // every address is to be tried
 		if err != nil {
 			return nil, nil, err
 		}

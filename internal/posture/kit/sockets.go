@@ -23,7 +23,7 @@ func socketTries() []try {
 		// Everything on the link, also what is for others.
 		{name: "packet socket", run: socket(unix.AF_PACKET, unix.SOCK_RAW, 0)},
 		// Each has had holes that gave away the kernel, and no app needs them.
-		{name: "netlink socket for the packet filter", run: socket(unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_NETFILTER)},
+		{name: "netlink socket for the packet filter", run: unlessLoading("nfnetlink", socket(unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_NETFILTER))},
 		{name: "netlink socket for events of devices", run: socket(unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_KOBJECT_UEVENT)},
 		{name: "netlink socket for auditing", run: socket(unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_AUDIT)},
 		{name: "change the links of the network", run: func(*scene) outcome { return past(deleteNoLink(), unix.ENODEV) }},

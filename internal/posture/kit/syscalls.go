@@ -197,6 +197,9 @@ func (p *probe) ask(nr uintptr, a [6]uintptr, filter bool) answer {
 	return answer(ws.ExitStatus())
 }
 
+// by32 stands for a call by the 32-bit door.
+const by32 = ^uintptr(0)
+
 // forkCall copies the process; the copy makes one call and ends with its error number. Until then it runs on this function
 // alone: it has one thread, and must not allocate, grow its stack or be preempted (as syscall.forkAndExecInChild, by
 // which os.StartProcess does the same).
@@ -214,17 +217,21 @@ func forkCall(nr uintptr, a *[6]uintptr, prog uintptr) int {
 	}
 	// A fault is to end it: while all signals are blocked, Go's handler, which would print, is not asked.
 	blocked := ^uint64(0)
-	unix.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&blocked)), 0, unsafe.Sizeof(blocked), 0, 0)
-	unix.RawSyscall6(unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0, 0) // it outlives nobody
-	unix.RawSyscall6(unix.SYS_SETSID, 0, 0, 0, 0, 0, 0)
+	_, _, _ = unix.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&blocked)), 0, unsafe.Sizeof(blocked), 0, 0)
+	_, _, _ = unix.RawSyscall6(unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0, 0) // it outlives nobody
+	_, _, _ = unix.RawSyscall6(unix.SYS_SETSID, 0, 0, 0, 0, 0, 0)
 	if prog != 0 {
-		unix.RawSyscall6(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0)
+		_, _, _ = unix.RawSyscall6(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0)
 		if _, _, e = unix.RawSyscall6(unix.SYS_PRCTL, unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, prog, 0, 0, 0); e != 0 {
-			unix.RawSyscall6(unix.SYS_EXIT_GROUP, 255, 0, 0, 0, 0, 0)
+			_, _, _ = unix.RawSyscall6(unix.SYS_EXIT_GROUP, 255, 0, 0, 0, 0, 0)
 		}
 	}
-	_, _, e = unix.RawSyscall6(nr, a[0], a[1], a[2], a[3], a[4], a[5])
+	if nr == by32 {
+		e = call32()
+	} else {
+		_, _, e = unix.RawSyscall6(nr, a[0], a[1], a[2], a[3], a[4], a[5])
+	}
 	for {
-		unix.RawSyscall6(unix.SYS_EXIT_GROUP, uintptr(e), 0, 0, 0, 0, 0)
+		_, _, _ = unix.RawSyscall6(unix.SYS_EXIT_GROUP, uintptr(e), 0, 0, 0, 0, 0)
 	}
 }
