@@ -28,7 +28,7 @@ root:
 build: ## build the program and its helpers into build/
 	@umask 022; mkdir -p $(OUT)/bin $(OUT)/libexec/bulwark/builder
 	$(GOBUILD) -tags $(TAGS) -o $(OUT)/bin/bulwark ./cmd/bulwark
-	$(GOBUILD) -o $(OUT)/libexec/bulwark/ ./cmd/bulwark-init ./cmd/bulwark-cell ./cmd/bulwark-pack ./cmd/bulwark-sbom ./cmd/bulwark-unpack ./cmd/bulwark-hook
+	$(GOBUILD) -o $(OUT)/libexec/bulwark/ ./cmd/bulwark-init ./cmd/bulwark-cell ./cmd/bulwark-pack ./cmd/bulwark-sbom ./cmd/bulwark-unpack ./cmd/bulwark-hook ./cmd/bulwark-kit
 	$(GOBUILD) -o $(OUT)/libexec/bulwark/builder/ ./cmd/bulwark-builder ./cmd/bulwark-static
 
 up: root deps build engine-tools ## as root: install, start, deploy an example, print its address and the login token

@@ -69,6 +69,10 @@ var rules = []rule{
 		why: "it looks into a stranger's files; a hole in a parser must find nothing of the platform's around it but the words that it answers in",
 	},
 	{
+		who: []string{"cmd/bulwark-kit", "internal/posture/kit"}, only: []string{"internal/posture/kit"},
+		why: "it plays the attacker: what it knows it must have found, and what runs in an instance brings nothing of the platform's with it",
+	},
+	{
 		who: []string{"internal/sbom", "internal/sbom/inventory"}, only: []string{".", "internal/sbom/inventory"}, never: []string{"internal/sbom/catalog"},
 		why: "they are in the node, and read what bulwark-sbom says; the parsers of a stranger's files are not",
 	},
