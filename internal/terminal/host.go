@@ -45,24 +45,38 @@ func (s *Stream) Host(ctx context.Context, start func(Start, Streams) (Process, 
 	stdout, stderr := &outlet{h: h, kind: TypeStdout}, &outlet{h: h, kind: TypeStderr}
 	p, err := start(first.Start(), Streams{Stdin: h.stdin, Stdout: stdout, Stderr: stderr})
 	if err != nil {
-		return errors.Join(err, s.finish(failure(err)))
+		err = errors.Join(err, s.finish(failure(err)))
+		s.linger(func() {
+			for {
+				if _, rerr := s.Receive(); rerr != nil {
+					return
+				}
+			}
+		})
+		return err
 	}
 	gone := make(chan error, 1)
 	go func() { gone <- h.receive(p) }()
 	code, err := h.wait(ctx, p, gone)
 	h.stdin.close()
 	if err != nil {
-		return errors.Join(err, s.finish(failure(err)))
+		err = errors.Join(err, s.finish(failure(err)))
+	} else {
+		h.flush(gone)
+		err = s.finish(Frame{TypeExit, []byte{byte(code)}})
 	}
-	h.flush(gone)
-	err = s.finish(Frame{TypeExit, []byte{byte(code)}})
-	// The client closes when it has read all; a connection that is closed before may lose the end on its way.
-	timer := time.AfterFunc(closeTime, func() { s.conn.Close() })
-	defer timer.Stop()
 	if h.left == nil {
-		h.left = <-gone
+		s.linger(func() { h.left = <-gone })
 	}
 	return err
+}
+
+// linger waits until the client has closed, which it does when it has read all. A relay between the two that cannot pass on what the
+// client still sends gives up both directions, and with them the end that is on its way.
+func (s *Stream) linger(left func()) {
+	timer := time.AfterFunc(closeTime, func() { s.conn.Close() })
+	defer timer.Stop()
+	left()
 }
 
 // finish sends the last frame and close.

@@ -56,6 +56,7 @@ package terminal
 import (
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"syscall"
@@ -139,7 +140,7 @@ func taken(n int) Frame {
 // failure makes a frame of what a person may be told of err.
 func failure(err error) Frame {
 	e := &bulwark.Error{Kind: bulwark.KindInternal, Message: "The command was not started.", Hint: "See the node's log."}
-	if known, ok := err.(*bulwark.Error); ok && known.Kind != bulwark.KindInternal {
+	if known, ok := errors.AsType[*bulwark.Error](err); ok && known.Kind != bulwark.KindInternal {
 		e = known
 	}
 	b, jerr := json.Marshal(e)

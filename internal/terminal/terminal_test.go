@@ -6,13 +6,17 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"io"
 	"net"
+	"os"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/bulwark-paas/bulwark"
 	"github.com/bulwark-paas/bulwark/internal/statement"
@@ -186,6 +190,35 @@ func TestFailureToStart(t *testing.T) {
 	}
 	if err := <-done; !errors.Is(err, want) {
 		t.Error(err)
+	}
+}
+
+// The client is told why its command was not started, however much it had sent by then, and however the reason was wrapped.
+func TestFailureIsNotLost(t *testing.T) {
+	for range 50 {
+		fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var ends [2]net.Conn
+		for i, fd := range fds {
+			f := os.NewFile(uintptr(fd), "end")
+			ends[i], err = net.FileConn(f)
+			f.Close()
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		client, host := pair(t, ends[0], ends[1])
+		why := fmt.Errorf("wrapped: %w", bulwark.Failf(bulwark.KindForbidden, "It was changed."))
+		go host.Host(t.Context(), func(Start, Streams) (Process, error) { //nolint:errcheck // the client's side is what is tested
+			time.Sleep(2 * time.Millisecond) // the client sends meanwhile
+			return nil, why
+		})
+		_, err = client.Attach(t.Context(), Local{Stdin: strings.NewReader(strings.Repeat("x", 10_000)), Stdout: io.Discard, Stderr: io.Discard})
+		if e, ok := errors.AsType[*bulwark.Error](err); !ok || e.Message != "It was changed." {
+			t.Fatal(err)
+		}
 	}
 }
 
