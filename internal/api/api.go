@@ -66,6 +66,13 @@ func New(version string, log *slog.Logger, who func(*http.Request) (access.Actor
 			a.write(ctx, err)
 			return
 		}
+		// Who is not signed in is told so before anything of the request is read, let alone said to be wrong with it.
+		if op := a.op(ctx.Operation().OperationID); actor.Person == "" && op.Action != access.Open {
+			if err := a.decide(ctx.Context(), actor, op, access.Platform()); err != nil {
+				a.write(ctx, err)
+				return
+			}
+		}
 		next(huma.WithValue(ctx, actorKey{}, actor))
 	})
 	return a
@@ -131,6 +138,16 @@ func (a *API) operation(op Op) huma.Operation {
 	return huma.Operation{OperationID: op.ID, Method: op.Method, Path: "/v1" + op.Path, Summary: op.Summary,
 		MaxBodyBytes: 16 << 20, Metadata: map[string]any{"action": string(op.Action)},
 		Extensions: map[string]any{"x-bulwark-action": string(op.Action)}}
+}
+
+// op is the endpoint of an id.
+func (a *API) op(id string) Op {
+	for _, op := range a.ops {
+		if op.ID == id {
+			return op
+		}
+	}
+	return Op{ID: id}
 }
 
 // problem is how an error goes over the wire.
