@@ -72,12 +72,12 @@ func (d *Driver) linux(s driver.Spec) *specs.Linux {
 			CPU:    &specs.LinuxCPU{Quota: &quota, Period: &period, Shares: &shares},
 			Pids:   &specs.LinuxPids{Limit: &s.Limits.PIDs},
 		},
-		MaskedPaths: []string{"/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/key-users", "/proc/latency_stats",
+		MaskedPaths: []string{"/proc/acpi", "/proc/asound", "/proc/iomem", "/proc/ioports", "/proc/kcore", "/proc/keys", "/proc/key-users", "/proc/latency_stats",
 			"/proc/timer_list", "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/proc/interrupts", "/proc/kallsyms",
 			"/proc/config.gz", "/proc/version_signature", "/proc/modules", "/proc/vmallocinfo", "/proc/pagetypeinfo", "/proc/slabinfo",
 			"/sys/firmware", "/sys/devices/virtual/powercap", "/sys/kernel/debug", "/sys/kernel/tracing", "/sys/kernel/security",
 			"/sys/devices/system/cpu/vulnerabilities", "/sys/fs/cgroup"},
-		ReadonlyPaths: []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"},
+		ReadonlyPaths: []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/pressure", "/proc/sys", "/proc/sysrq-trigger"},
 	}
 }
 
