@@ -67,6 +67,12 @@ const (
 	FirstProject = ProjectID(prefixProject + "00000000000000000000000000")
 )
 
+// The organisation and the project of the prober, which attacks the installation from within as a tenant of its own.
+const (
+	PostureOrg     = OrgID(prefixOrg + "00000000000000000000000004")
+	PostureProject = ProjectID(prefixProject + "00000000000000000000000004")
+)
+
 // NewOrgID returns a fresh id.
 func NewOrgID() OrgID { return OrgID(newID(prefixOrg)) }
 

@@ -56,7 +56,7 @@ func openKeys(dir, recoveryFile string) (*keyring, error) {
 			return nil, err
 		}
 	}
-	return k, k.openProject(bulwark.FirstProject)
+	return k, errors.Join(k.openProject(bulwark.FirstProject), k.openProject(bulwark.PostureProject))
 }
 
 // public returns the public keys of all projects.

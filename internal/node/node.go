@@ -71,6 +71,7 @@ type Config struct {
 	Restored   map[string][]*os.File
 	Keeper     network.Keeper
 	SSHHostKey string // file with the git server's public host key, written by the server
+	PostureKey string // file with the prober's public key, written by the prober, who is root
 	Log        *slog.Logger
 }
 
@@ -327,10 +328,14 @@ func (n *Node) resync(ctx context.Context) {
 
 // Token makes a one-time login token: the fingerprint of the node's key, by which the person's machine knows whom it
 // speaks to, and a secret, by which the node knows the person.
-func (n *Node) token(ctx context.Context) (string, error) {
+func (n *Node) token(ctx context.Context, prober bool) (string, error) {
 	var secret [enrol.SecretSize]byte
 	rand.Read(secret[:])
-	if err := n.ledger.AddToken(ctx, secret[:]); err != nil {
+	add := n.ledger.AddToken
+	if prober {
+		add = n.ledger.AddProberToken
+	}
+	if err := add(ctx, secret[:]); err != nil {
 		return "", err
 	}
 	return enrol.FormatToken(n.keys.node.Public().(ed25519.PublicKey), secret[:]), nil
@@ -345,7 +350,21 @@ func (n *Node) info() ([]byte, error) {
 	k := statement.NewKey(n.keys.node.Public().(ed25519.PublicKey))
 	return statement.Seal(statement.InfoPayloadType, statement.Info{Version: 1, Node: n.ledger.Node(), Key: k.PKIX(), CA: n.authority.pem(),
 		Domain: n.config.Domain, Projects: n.keys.public(), SSH: hostKeys, Ports: n.config.Ports, Log: n.ledger.LogKey(),
-		Time: time.Now().UTC()}, n.keys.node)
+		Posture: n.postureKey(), Time: time.Now().UTC()}, n.keys.node)
+}
+
+// postureKey is the prober's public key; there is none before its first start.
+func (n *Node) postureKey() []byte {
+	b, err := os.ReadFile(n.config.PostureKey)
+	if err != nil {
+		return nil
+	}
+	k, err := statement.ParseKey(b)
+	if err != nil {
+		n.config.Log.Warn("the prober's key cannot be read", "error", err)
+		return nil
+	}
+	return k.PKIX()
 }
 
 // readHostKeys reads the git server's public keys from a file that the server wrote. The server's folder is the server's:

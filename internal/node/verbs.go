@@ -138,11 +138,11 @@ func (n *Node) routes() http.Handler {
 	verb(n, mux, "promote", func(ctx context.Context, in nodeapi.Promote) (*struct{}, error) { return nil, n.promote(ctx, in) })
 	verb(n, mux, "running", n.running)
 	verb(n, mux, "reveal", n.reveal)
-	verb(n, mux, "token", func(ctx context.Context, _ struct{}) (*map[string]string, error) {
+	verb(n, mux, "token", func(ctx context.Context, in nodeapi.LoginToken) (*map[string]string, error) {
 		if err := onlyRoot(ctx); err != nil {
 			return nil, err
 		}
-		token, err := n.token(ctx)
+		token, err := n.token(ctx, in.Prober)
 		return &map[string]string{"token": token}, err
 	})
 	verb(n, mux, "halt", func(ctx context.Context, _ struct{}) (*struct{}, error) {

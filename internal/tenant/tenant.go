@@ -30,6 +30,9 @@ CREATE TABLE project (
 ) STRICT;
 INSERT INTO org (id, name) VALUES ('org_00000000000000000000000000', 'main');
 INSERT INTO project (id, org, name) VALUES ('prj_00000000000000000000000000', 'org_00000000000000000000000000', 'main');
+`}, {ID: "tenant-posture", SQL: `
+INSERT INTO org (id, name) VALUES ('org_00000000000000000000000004', 'bulwark-posture');
+INSERT INTO project (id, org, name) VALUES ('prj_00000000000000000000000004', 'org_00000000000000000000000004', 'probes');
 `}}
 }
 

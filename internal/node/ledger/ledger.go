@@ -200,13 +200,13 @@ func (l *Ledger) Enroll(ctx context.Context, envelope []byte) (*Receipt, error) 
 		if s.Node != l.Node() {
 			return bulwark.Fail(bulwark.KindForbidden, "The login token belongs to another installation.", "", nil)
 		}
-		// Who has the operator's one-time token owns the installation; who was invited gets the role of the invitation.
+		// Who has the operator's one-time token owns the organisation that it is for; who was invited gets the role of the invitation.
 		role := right.Grant{Org: bulwark.FirstOrg, Role: bulwark.Owner}
 		if e.Invitation != "" {
 			if role, err = l.useInvitation(tx, e); err != nil {
 				return err
 			}
-		} else if err := l.useToken(tx, e); err != nil {
+		} else if role.Org, err = l.useToken(tx, e); err != nil {
 			return err
 		}
 		r := &Receipt{Digest: digest, Kind: s.Kind, Person: bulwark.NewPersonID(), Key: k.Fingerprint}
@@ -263,41 +263,51 @@ func openEnroll(envelope []byte) (*statement.Enroll, *statement.Statement, state
 	return &e, s, k, err
 }
 
-// useToken finds the one unused token whose secret made the proof, and spends it.
-func (l *Ledger) useToken(tx *sql.Tx, e *statement.Enroll) error {
-	rows, err := tx.Query(`SELECT secret FROM token WHERE used = 0 AND until > ?`, l.now().Unix())
+// useToken finds the one unused token whose secret made the proof, and spends it. It returns the organisation that the token is for.
+func (l *Ledger) useToken(tx *sql.Tx, e *statement.Enroll) (bulwark.OrgID, error) {
+	rows, err := tx.Query(`SELECT secret, org FROM token WHERE used = 0 AND until > ?`, l.now().Unix())
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer rows.Close()
 	for rows.Next() {
 		var secret []byte
-		if err := rows.Scan(&secret); err != nil {
-			return err
+		var org bulwark.OrgID
+		if err := rows.Scan(&secret, &org); err != nil {
+			return "", err
 		}
 		if hmac.Equal(enrol.Proof(secret, e.Device), e.Proof) {
 			rows.Close()
 			_, err := tx.Exec(`UPDATE token SET used = 1, secret = x'' WHERE secret = ?`, secret)
-			return err
+			return org, err
 		}
 	}
 	if err := rows.Err(); err != nil {
-		return err
+		return "", err
 	}
-	return bulwark.Fail(bulwark.KindForbidden, "The login token is not valid, was used before or has expired.",
+	return "", bulwark.Fail(bulwark.KindForbidden, "The login token is not valid, was used before or has expired.",
 		"On the machine, as root, make a new one with bulwark token.", nil)
 }
 
 // tokenLife is how long a one-time token is good.
 const tokenLife = 24 * time.Hour
 
-// AddToken keeps the secret of a fresh one-time token; earlier unused ones end.
+// AddToken keeps the secret of a fresh one-time token for an owner of the installation; earlier unused ones end.
 func (l *Ledger) AddToken(ctx context.Context, secret []byte) error {
+	return l.addToken(ctx, secret, bulwark.FirstOrg)
+}
+
+// AddProberToken is AddToken for the prober, whose token makes it an owner of its own organisation and of nothing else.
+func (l *Ledger) AddProberToken(ctx context.Context, secret []byte) error {
+	return l.addToken(ctx, secret, bulwark.PostureOrg)
+}
+
+func (l *Ledger) addToken(ctx context.Context, secret []byte, org bulwark.OrgID) error {
 	return l.db.Tx(ctx, func(tx *sql.Tx) error {
-		if _, err := tx.Exec(`DELETE FROM token`); err != nil {
+		if _, err := tx.Exec(`DELETE FROM token WHERE org = ?`, org); err != nil {
 			return err
 		}
-		_, err := tx.Exec(`INSERT INTO token (secret, used, until) VALUES (?, 0, ?)`, secret, l.now().Add(tokenLife).Unix())
+		_, err := tx.Exec(`INSERT INTO token (secret, used, until, org) VALUES (?, 0, ?, ?)`, secret, l.now().Add(tokenLife).Unix(), org)
 		return err
 	})
 }

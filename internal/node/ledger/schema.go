@@ -116,7 +116,8 @@ ALTER TABLE registry ADD COLUMN packages INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE registry ADD COLUMN ca TEXT NOT NULL DEFAULT '';
 `}, {ID: "ledger-tenants", SQL: tenants},
 		// A token that was made before has an hour from the epoch on: it is made anew with one command.
-		{ID: "ledger-token-life", SQL: `ALTER TABLE token ADD COLUMN until INTEGER NOT NULL DEFAULT 3600`}}
+		{ID: "ledger-token-life", SQL: `ALTER TABLE token ADD COLUMN until INTEGER NOT NULL DEFAULT 3600`},
+		{ID: "ledger-posture", SQL: posture}}
 }
 
 // tenants is the schema of people's roles. Everybody who was there before was an owner, and stays one.
@@ -164,4 +165,11 @@ UPDATE egress SET private = 1;
 INSERT INTO org (id, name) VALUES ('org_00000000000000000000000000', 'main');
 INSERT INTO project (id, org, name) VALUES ('prj_00000000000000000000000000', 'org_00000000000000000000000000', 'main');
 INSERT INTO member (person, org, project, role) SELECT id, 'org_00000000000000000000000000', '', 'owner' FROM person;
+`
+
+// posture is the prober's own organisation. What signs in with a token of it owns that and nothing else.
+const posture = `
+ALTER TABLE token ADD COLUMN org TEXT NOT NULL DEFAULT 'org_00000000000000000000000000';
+INSERT INTO org (id, name) VALUES ('org_00000000000000000000000004', 'bulwark-posture');
+INSERT INTO project (id, org, name) VALUES ('prj_00000000000000000000000004', 'org_00000000000000000000000004', 'probes');
 `

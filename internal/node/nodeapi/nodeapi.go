@@ -48,6 +48,11 @@ type Info struct {
 	Fresh bool `json:"fresh"`
 }
 
+// LoginToken asks for a one-time login token, as root: for an owner of the installation, or for the prober.
+type LoginToken struct {
+	Prober bool `json:"prober,omitempty"`
+}
+
 // Push carries a push certificate for an app.
 type Push struct {
 	App         bulwark.AppID `json:"app"`
