@@ -93,6 +93,16 @@ var rules = []rule{
 			"(edge/edgecontrol), opens no secret, and has no driver and no ledger of its own to ask instead",
 	},
 	{
+		who: []string{"internal/posture/kit", "cmd/bulwark-kit"}, only: []string{"internal/posture/kit"},
+		why: "it runs where an attacker would; what it knows of the platform must not be what it was built with",
+	},
+	{
+		who: []string{"internal/posture"},
+		only: []string{".", "internal/posture/...", "internal/install", "internal/node/nodeapi", "internal/audit", "internal/audit/inspect", "internal/access", "internal/db", "internal/statement",
+			"internal/right", "internal/atomicfile", "internal/process", "client"},
+		why: "a probe attacks what runs; what it imported of the platform's own code would say of itself that it holds",
+	},
+	{
 		who: []string{"internal/right"}, only: []string{".", "internal/statement"},
 		why: "the node decides by it, so it knows nothing of the server's",
 	},

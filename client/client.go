@@ -116,6 +116,33 @@ func (c *Client) do(ctx context.Context, method, path string, in any) (*http.Res
 	return c.send(ctx, req)
 }
 
+// Probe makes a request by method and path and returns the status and the beginning of the answer, whatever it is.
+// It is for programs that look at how the API answers.
+func (c *Client) Probe(ctx context.Context, method, path string, in any) (status int, answer string, err error) {
+	var body io.Reader
+	if in != nil {
+		b, err := json.Marshal(in)
+		if err != nil {
+			return 0, "", err
+		}
+		body = bytes.NewReader(b)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, c.base+path, body)
+	if err != nil {
+		return 0, "", err
+	}
+	if in != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	res, err := c.http.Do(req)
+	if err != nil {
+		return 0, "", err
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(res.Body, 1<<20))
+	return res.StatusCode, string(b), err
+}
+
 // send makes a request and turns a failure, of the connection or of the server, into one for people.
 func (c *Client) send(ctx context.Context, req *http.Request) (*http.Response, error) {
 	res, err := c.http.Do(req)

@@ -40,7 +40,7 @@ func rootFlag(cmd *cobra.Command, root *string) {
 // upOptions are the flags that say what an installation is.
 type upOptions struct {
 	install.Options
-	name, domain, bases string
+	name, domain, bases, probes string
 }
 
 func (o *upOptions) flags(cmd *cobra.Command) {
@@ -53,6 +53,7 @@ func (o *upOptions) flags(cmd *cobra.Command) {
 	f.StringVar(&o.Etc, "etc", "", "directory in place of /etc for the register of user ids")
 	f.Uint32Var(&o.Blocks, "blocks", 0, "blocks of 65536 user ids, at the first start")
 	f.Uint32Var(&o.BuildDisk, "build-disk", 0, "MB of disk that the builds of one app may use, their cache included (default 10000)")
+	f.StringVar(&o.probes, "probes", "", "when the probes of bulwark posture run: by \"schedule\" (default), or only when \"asked\"")
 	f.Uint16Var(&o.Ports.HTTP, "http-port", 0, "port for http (default 80)")
 	f.Uint16Var(&o.Ports.HTTPS, "https-port", 0, "port for https (default 443)")
 	f.Uint16Var(&o.Ports.API, "api-port", 0, "port of the API (default 8443)")
@@ -70,6 +71,11 @@ func (o *upOptions) parse() (install.Options, error) {
 	}
 	if o.domain != "" {
 		if opt.Domain, err = bulwark.ParseHostName(o.domain); err != nil {
+			return opt, err
+		}
+	}
+	if o.probes != "" {
+		if opt.Probes, err = install.ParseProbes(o.probes); err != nil {
 			return opt, err
 		}
 	}

@@ -75,11 +75,11 @@ func (e *env) paint(style, s string) string {
 // stateStyle is the colour of the words for states.
 func stateStyle(word string) string {
 	switch word {
-	case "running", "healthy", "promoted", "succeeded", "done", "ok", "allowed":
+	case "pass", "running", "healthy", "promoted", "succeeded", "done", "ok", "allowed":
 		return green
-	case "failed", "crashed", "unhealthy", "refused":
+	case "fail", "failed", "crashed", "unhealthy", "refused":
 		return red
-	case "starting", "waiting", "candidate", "degraded", "stopping", "exited", "canceled":
+	case "unknown", "starting", "waiting", "candidate", "degraded", "stopping", "exited", "canceled":
 		return yellow
 	}
 	return ""

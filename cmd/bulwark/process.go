@@ -22,6 +22,7 @@ import (
 	"github.com/bulwark-paas/bulwark/internal/install"
 	"github.com/bulwark-paas/bulwark/internal/node"
 	"github.com/bulwark-paas/bulwark/internal/node/cell"
+	"github.com/bulwark-paas/bulwark/internal/posture"
 	"github.com/bulwark-paas/bulwark/internal/resolver"
 	"github.com/bulwark-paas/bulwark/internal/sandbox"
 	platform "github.com/bulwark-paas/bulwark/internal/server"
@@ -48,7 +49,7 @@ func processCommand(e *env) *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			run, ok := map[string]func(context.Context, *child) error{
 				"containerd": runContainerd, "node": runNode, "dial": runDial, "egress": runEgress, "resolver": runResolver,
-				"server": runServer, "edge": runEdge,
+				"server": runServer, "edge": runEdge, "posture": runPosture,
 			}[args[0]]
 			if !ok {
 				return bulwark.Invalid(fmt.Sprintf("There is no process %q.", args[0]), "")
@@ -152,7 +153,7 @@ func runNode(ctx context.Context, c *child) error {
 			Egress: i.Socket(install.EgressControl), Resolver: i.Socket(install.ResolverControl), EdgeCerts: i.Socket(install.EdgeCerts)},
 		Workers: cell.UserRange{First: i.User(install.Workers), Count: install.WorkerCount}, BuildDisk: int64(i.BuildDisk) * 1e6, Block: func(n uint32) (uint32, error) { r, err := i.Block(n); return r.Base, err },
 		Restored: c.files, Keeper: c.notifier,
-		Toolchains: tools, SSHHostKey: hostKeyFile(i), Log: c.log,
+		Toolchains: tools, SSHHostKey: hostKeyFile(i), PostureKey: filepath.Join(i.PostureDir(), posture.PublicKeyFile), Log: c.log,
 	}, c.ready)
 }
 
@@ -250,7 +251,7 @@ func runServer(ctx context.Context, c *child) error {
 	}
 	return platform.Run(ctx, platform.Config{API: api, SSH: ssh, Dir: i.ServerDir(), NodeSocket: i.Socket(install.NodeVerbs),
 		EdgeSocket: i.Socket(install.EdgeControl), Hook: filepath.Join(libexec, "bulwark-hook"), Domain: i.Domain,
-		HTTPS: i.Ports.HTTPS, Git: i.Ports.SSH, Version: c.version, Policy: filepath.Join(i.Root, "policy.cedar"), HostKeyFile: hostKeyFile(i), Log: c.log}, c.ready)
+		HTTPS: i.Ports.HTTPS, Git: i.Ports.SSH, Version: c.version, Policy: filepath.Join(i.Root, "policy.cedar"), Posture: i.Socket(install.PostureResults), HostKeyFile: hostKeyFile(i), Log: c.log}, c.ready)
 }
 
 func runEdge(ctx context.Context, c *child) error {
@@ -278,3 +279,27 @@ func runEdge(ctx context.Context, c *child) error {
 	}
 	return edge.Run(ctx, cfg)
 }
+
+func runPosture(ctx context.Context, c *child) error {
+	i := c.inst
+	if err := cell.Join(i.PostureCgroupName(), probeShares); err != nil {
+		c.log.Warn("the probes have as much of the processors as serving requests", "error", err)
+	}
+	l, err := c.unixListener("results")
+	if err != nil {
+		return err
+	}
+	dir, err := libexec()
+	if err != nil {
+		return err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	return posture.Run(ctx, posture.Config{Results: l, Installation: i, Bulwark: self, Kit: filepath.Join(dir, "bulwark-kit"), Version: c.version,
+		Manual: i.Probes == install.ProbesWhenAsked, SSLCertFile: os.Getenv("SSL_CERT_FILE"), Log: c.log}, c.ready)
+}
+
+// probeShares is what the probes have of the processors when others want them too; a program outside has 1024.
+const probeShares = 32

@@ -43,6 +43,8 @@ const (
 
 	ReadCheckpoint Action = "audit.checkpoint" // how far the audit log is, which tells nothing of what is in it
 	ReadAudit      Action = "audit.read"
+	ReadPosture    Action = "posture.read"
+	RunPosture     Action = "posture.run"
 
 	ReadRegistries   Action = "registry.read"
 	ManageRegistries Action = "registry.manage"
@@ -62,7 +64,7 @@ func Actions() []Action {
 	return []Action{Open, ReadSelf, ReadStatus, ReadKeys, ManageKeys, ListApps, CreateApp, ReadApp, ReadLogs, ChangeApp, Deploy, ScaleApp, DestroyApp,
 		RevealConfig, OpenEgress, RunApp, RunCron, CancelBuild, ReadOperation, ReadRegistries, ManageRegistries, ListOrgs, CreateOrg, ReadMembers,
 		ManageMembers, Leave, CreateProject, ManageTokens, ExplainPolicy,
-		ReadCheckpoint, ReadAudit, Approve, Protect}
+		ReadCheckpoint, ReadAudit, ReadPosture, RunPosture, Approve, Protect}
 }
 
 // Kind is what kind of thing a resource is.

@@ -43,6 +43,34 @@ type Installation struct {
 	Etc       string                   `json:"etc,omitempty"` // where subuid is, if not /etc
 	// BuildDisk is how many MB of disk the builds of one app may use, 0 for the node's default.
 	BuildDisk uint32 `json:"build_disk,omitempty"`
+	// Probes says when the probes run.
+	Probes Probes `json:"probes,omitempty"`
+}
+
+// Probes says when the probes of bulwark posture run.
+type Probes string
+
+// The choices; empty is by their periods.
+const (
+	ProbesOnSchedule Probes = "schedule"
+	ProbesWhenAsked  Probes = "asked"
+)
+
+// ParseProbes checks s.
+func ParseProbes(s string) (Probes, error) {
+	if p := Probes(s); p == ProbesOnSchedule || p == ProbesWhenAsked {
+		return p, nil
+	}
+	return "", bulwark.Invalid(fmt.Sprintf("Probes run by \"schedule\" or when \"asked\", not %q.", s), "")
+}
+
+// APIAddress is where a program on this machine reaches the API, by a name that its certificate has.
+func (i *Installation) APIAddress() string {
+	host := "localhost"
+	if a := i.Listen.Operator; a.IsValid() && !a.IsLoopback() && !a.IsUnspecified() {
+		host = string(i.Domain)
+	}
+	return fmt.Sprintf("https://%s:%d", host, i.Ports.API)
 }
 
 // Ports are the TCP ports of an installation.
@@ -51,6 +79,11 @@ type Ports struct {
 	HTTPS uint16 `json:"https"`
 	API   uint16 `json:"api"`
 	SSH   uint16 `json:"ssh"`
+}
+
+// Declared are the ports that an installation has open on the host, by what is there; no other is.
+func (i *Installation) Declared() map[string]uint16 {
+	return map[string]uint16{"http": i.Ports.HTTP, "https": i.Ports.HTTPS, "api": i.Ports.API, "git": i.Ports.SSH}
 }
 
 // Listen says on which addresses the ports are. An installation whose domain is below "localhost" listens on 127.0.0.1
@@ -72,6 +105,7 @@ type Options struct {
 	Bases     string
 	Blocks    uint32 // of 65536 ids; only at the first time
 	BuildDisk uint32 // MB
+	Probes    Probes
 	// Etc replaces /etc as the place of subuid, subgid, passwd and group: for tests, and for building an image.
 	Etc string
 }
@@ -175,6 +209,7 @@ func (i *Installation) merge(opt Options) error {
 	set(&i.Bases, opt.Bases, i.BasesDir())
 	set(&i.Etc, opt.Etc, "")
 	set(&i.BuildDisk, opt.BuildDisk, 0)
+	set(&i.Probes, opt.Probes, ProbesOnSchedule)
 	set(&i.Ports.HTTP, opt.Ports.HTTP, 80)
 	set(&i.Ports.HTTPS, opt.Ports.HTTPS, 443)
 	set(&i.Ports.API, opt.Ports.API, 8443)

@@ -32,11 +32,12 @@ const (
 	EgressControl    Socket = "egress-control"
 	ResolverControl  Socket = "resolver-control"
 	ContainerdSocket Socket = "containerd"
+	PostureResults   Socket = "posture-results"
 )
 
 // Processes are the names of the processes that the supervisor runs, in the order of their start.
 func Processes() []string {
-	return []string{"containerd", "node", "dial", "egress", "resolver", "server", "edge"}
+	return []string{"containerd", "node", "dial", "egress", "resolver", "server", "edge", "posture"}
 }
 
 // Table is the layout of an installation.
@@ -62,7 +63,8 @@ func (i *Installation) Layout() Table {
 		dir(i.VolumeDir(), 0, 0o711),
 		dir(i.BuildDir(), 0, 0o711),
 		dir(i.BackupDir(), 0, 0o700),
-		dir(i.BasesDir(), 0, 0o755), // public packages, read by builders
+		dir(i.PostureDir(), 0, 0o700), // the probes' records and keys
+		dir(i.BasesDir(), 0, 0o755),   // public packages, read by builders
 	}
 	for s, owner := range map[Socket]uint32{
 		SupervisorSocket: 0,
@@ -74,6 +76,7 @@ func (i *Installation) Layout() Table {
 		EgressControl:    0,
 		ResolverControl:  0,
 		ContainerdSocket: 0,
+		PostureResults:   i.User(Server),
 	} {
 		t = append(t, Entry{Path: i.Socket(s), Owner: owner, Mode: fs.ModeSocket | 0o600})
 	}
@@ -103,6 +106,9 @@ func (i *Installation) BuildDir() string { return filepath.Join(i.Root, "builds"
 
 // BackupDir holds backups that stay on the machine.
 func (i *Installation) BackupDir() string { return filepath.Join(i.Root, "backups") }
+
+// PostureDir holds the probes' records, and what the prober signs in with.
+func (i *Installation) PostureDir() string { return filepath.Join(i.Root, "posture") }
 
 // BasesDir holds the base images that "bulwark bases add" brought, a directory per set of them.
 func (i *Installation) BasesDir() string { return filepath.Join(i.Root, "bases") }
@@ -150,6 +156,9 @@ func (i *Installation) BuildCgroupName() string { return i.account() + ".builds"
 // EngineCgroupName is the name of the control group of the processes that start and end instances: the engine, its shims and
 // the node. They have less of the processors than those through which requests go.
 func (i *Installation) EngineCgroupName() string { return i.account() + ".engine" }
+
+// PostureCgroupName is the name of the control group of the prober and of what it starts.
+func (i *Installation) PostureCgroupName() string { return i.account() + ".posture" }
 
 // Check makes the layout so: it makes what is missing, repairs owners and modes, and refuses what it must not touch. The
 // supervisor runs it at each start.

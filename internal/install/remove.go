@@ -273,7 +273,7 @@ func (i *Installation) removeNamespace(context.Context) error {
 // cgroups returns the installation's control groups in each hierarchy.
 func (i *Installation) cgroups() []string {
 	var all []string
-	for _, name := range []string{i.CgroupName(), i.BuildCgroupName(), i.EngineCgroupName()} {
+	for _, name := range []string{i.CgroupName(), i.BuildCgroupName(), i.EngineCgroupName(), i.PostureCgroupName()} {
 		found, _ := filepath.Glob("/sys/fs/cgroup/*/" + name)
 		all = append(append(all, found...), "/sys/fs/cgroup/"+name)
 	}

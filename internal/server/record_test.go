@@ -119,7 +119,8 @@ func newBed(t *testing.T) *bed {
 	b := &bed{t: t, node: &plainNode{receipts: map[bulwark.Digest]nodeapi.Receipt{}}, app: bulwark.NewAppID()}
 	_, b.device, _ = ed25519.GenerateKey(rand.Reader)
 	dir := t.TempDir()
-	for name, h := range map[string]http.HandlerFunc{"node": b.node.serve, "edge": func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "{}") }} {
+	nothing := func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "{}") }
+	for name, h := range map[string]http.HandlerFunc{"node": b.node.serve, "edge": nothing, "posture": nothing} {
 		socket, err := net.Listen("unix", filepath.Join(dir, name))
 		if err != nil {
 			t.Fatal(err)
@@ -129,7 +130,7 @@ func newBed(t *testing.T) *bed {
 		t.Cleanup(srv.Close)
 	}
 	var err error
-	b.Server, err = open(t.Context(), Config{Dir: dir, NodeSocket: filepath.Join(dir, "node"), EdgeSocket: filepath.Join(dir, "edge"), Domain: "localhost",
+	b.Server, err = open(t.Context(), Config{Dir: dir, NodeSocket: filepath.Join(dir, "node"), EdgeSocket: filepath.Join(dir, "edge"), Posture: filepath.Join(dir, "posture"), Domain: "localhost",
 		Log: slog.New(slog.NewTextHandler(&b.log, nil))})
 	if err != nil {
 		t.Fatal(err)
@@ -238,6 +239,8 @@ func (b *bed) call(id string) (request, bool) {
 		return request{body: b.signed(statement.KindProtect, b.app, statement.Protect{Approvals: 1})}, true
 	case "approve-protection":
 		return request{body: b.signed(statement.KindProtectApprove, b.app, statement.ProtectApprove{Approvals: 1})}, true
+	case "run-probes":
+		return request{body: []byte(`{"only":["ISO"]}`)}, true
 	case "restart-app", "run-cron", "cancel-build":
 		return request{}, true
 	}

@@ -111,6 +111,8 @@ func TestRoutes(t *testing.T) {
 			switch {
 			case strings.HasSuffix(r.Path, "/scale"):
 				text = `{"formation":{"web":1}}`
+			case strings.HasSuffix(r.Path, "/posture/run"):
+				text = `{"only":["ISO"]}`
 			case r.Method == http.MethodPut:
 				path, kind = path+"?digest="+string(bulwark.Sum(nil)), "application/octet-stream"
 			case strings.HasSuffix(r.Path, "/consistency"):

@@ -37,6 +37,7 @@ import (
 	"github.com/bulwark-paas/bulwark/internal/instance"
 	"github.com/bulwark-paas/bulwark/internal/job"
 	"github.com/bulwark-paas/bulwark/internal/node/nodeapi"
+	"github.com/bulwark-paas/bulwark/internal/posture/postureapi"
 	"github.com/bulwark-paas/bulwark/internal/process"
 	"github.com/bulwark-paas/bulwark/internal/registry"
 	"github.com/bulwark-paas/bulwark/internal/release"
@@ -58,6 +59,7 @@ type Config struct {
 	HTTPS, Git  uint16 // ports, for the addresses that users are shown
 	Version     string
 	Policy      string // file of the operator's own policies, which need not be there
+	Posture     string // the prober's socket
 	HostKeyFile string // where the git server's public host key goes, for the node to vouch for
 	Log         *slog.Logger
 }
@@ -67,6 +69,7 @@ type Server struct {
 	config    Config
 	db        *db.DB
 	node      *nodeapi.Client
+	posture   *postureapi.Client
 	jobs      *job.Engine
 	instances *instance.Manager
 	cron      *instance.Cron
@@ -137,7 +140,7 @@ func open(ctx context.Context, c Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{config: c, db: d, node: nodeapi.NewClient(c.NodeSocket), used: &lastUse{at: map[bulwark.TokenID]time.Time{}},
+	s := &Server{config: c, db: d, node: nodeapi.NewClient(c.NodeSocket), posture: postureapi.NewClient(c.Posture), used: &lastUse{at: map[bulwark.TokenID]time.Time{}},
 		strangers: newAttempts(strangerEvery, strangerBurst), failures: newAttempts(failureEvery, failureBurst), log: c.Log}
 	if s.policy, err = loadPolicy(c.Policy); err != nil {
 		return nil, err

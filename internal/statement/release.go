@@ -150,7 +150,8 @@ type Info struct {
 	Projects []ProjectKey     `json:"projects"`
 	SSH      []string         `json:"ssh"` // host keys of the git server, authorized_keys form
 	Ports    InfoPorts        `json:"ports"`
-	Log      string           `json:"log,omitempty"` // verifies the checkpoints of the audit log, in the form of package note
+	Log      string           `json:"log,omitempty"`     // verifies the checkpoints of the audit log, in the form of package note
+	Posture  []byte           `json:"posture,omitempty"` // PKIX: verifies the records of the probes
 	Time     time.Time        `json:"time"`
 }
 

@@ -24,7 +24,7 @@ type Spec struct {
 	User uint32
 	// Caps are the capabilities that it keeps, as ambient ones. All others are gone for good: from the bounding set too.
 	Caps []uintptr
-	// Privileged, for node and containerd only, leaves capabilities and set-uid programs as root has them.
+	// Privileged, for node, containerd and posture only, leaves capabilities and set-uid programs as root has them.
 	Privileged bool
 	// Threads bounds threads and processes of the user, 0 for no bound.
 	Threads uint64
@@ -151,6 +151,9 @@ func Table(inst *install.Installation, x Extra) []Spec {
 				public("https", "--https-port", inst.Ports.HTTPS), public("http", "--http-port", inst.Ports.HTTP),
 				unixSocket("control", install.EdgeControl), unixSocket("certs", install.EdgeCerts), packets("dial", install.EdgeDial),
 			}},
+		// The prober looks at every process's effective settings and into every namespace.
+		{Name: "posture", Privileged: true, Env: certs, Grace: 20 * time.Second,
+			Listeners: []Listener{unixSocket("results", install.PostureResults)}},
 	}
 	for i := range table {
 		table[i].Args = []string{"process", table[i].Name, "--root", inst.Root}

@@ -14,6 +14,8 @@ const usage = `usage: bulwark-kit isolation [--neighbour PID]
        bulwark-kit network [--try NAME=tcp:ADDR:PORT ...] [--udp NAME=ADDR:PORT ...] [--spoof ADDR] [--timeout 1s]
        bulwark-kit resolve NAME ...
        bulwark-kit build [--marker BASE64 ...] [--try NAME=tcp:ADDR:PORT ...] [--root DIR] [--timeout 1s]
+                         [--mask HEX ...] [--out FILE]
+       bulwark-kit show --file FILE
        bulwark-kit exhaust --what memory|pids|files|disk|cpu --seconds N [--dir DIR]
        bulwark-kit serve
        bulwark-kit hold --seconds N`
@@ -52,7 +54,8 @@ func run(args, env []string, stdout, stderr io.Writer) error {
 		"isolation": {"neighbour"},
 		"network":   {"try", "udp", "spoof", "timeout"},
 		"resolve":   {},
-		"build":     {"marker", "try", "timeout", "root"},
+		"build":     {"marker", "mask", "try", "timeout", "root", "out"},
+		"show":      {"file"},
 		"exhaust":   {"what", "seconds", "dir"},
 		"serve":     {},
 		"hold":      {"seconds"},
@@ -79,7 +82,9 @@ func run(args, env []string, stdout, stderr io.Writer) error {
 	case "resolve":
 		return resolve(o).write(stdout)
 	case "build":
-		return build(o).write(stdout)
+		return o.report(build(o), stdout)
+	case "show":
+		return show(o.file, stdout)
 	case "exhaust":
 		return exhaust(o, stdout, stderr)
 	case "serve":
@@ -96,6 +101,8 @@ func run(args, env []string, stdout, stderr io.Writer) error {
 type options struct {
 	names     []string // what is no flag
 	env       []string
+	out       string // where a report goes, if not to standard output
+	file      string // a report to show
 	neighbour int
 	tries     []target
 	spoof     string
@@ -156,6 +163,14 @@ func (o *options) set(flag, value string) (err error) {
 		var m []byte
 		m, err = parseMarker(value)
 		o.markers = append(o.markers, m)
+	case "mask":
+		var m []byte
+		m, err = unmask(value)
+		o.markers = append(o.markers, m)
+	case "out":
+		o.out = value
+	case "file":
+		o.file = value
 	case "what":
 		o.what = value
 		if !slices.Contains(kinds(), value) {

@@ -1,0 +1,130 @@
+package posture
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"github.com/bulwark-paas/bulwark"
+)
+
+func int1() Control {
+	return Control{ID: "INT-1", Version: 1, Every: daily,
+		Promise: "Builds run in builders that are apart from anything that serves traffic.",
+		Tries: "Runs the kit as a step of a real build: looks for platform secrets, sockets and other processes, and connects to every live instance, the router and " +
+			"the platform's own ports. Looks afterwards for what the builder left.",
+		Probe: probeINT1}
+}
+
+func probeINT1(ctx context.Context, w *World, r *Record) error {
+	app, err := w.Person.Model(ctx, w.Scratch)
+	if err != nil {
+		return err
+	}
+	// A secret of the app's own: it is for its instances, and no build of it may have it.
+	marker := "MARKER-" + randomHex(24)
+	if err := w.Person.secret(ctx, w.Scratch, app, "PROBE_RUNTIME", marker); err != nil {
+		return err
+	}
+	args, names, err := w.buildTargets(ctx, r)
+	if err != nil {
+		return err
+	}
+	args = append(args, "--mask", disguise(marker))
+	if err := w.plainBuild(ctx, r, marker, args); err != nil {
+		return err
+	}
+	if _, err := w.Person.Deploy(ctx, w.Scratch, args...); err != nil {
+		return err
+	}
+	inside, err := report(w.Person.InModel(ctx, app, "show", "--file", "/report.json"))
+	if err != nil {
+		return fmt.Errorf("what the build reported: %w", err)
+	}
+	for _, a := range inside.Attempts {
+		what := a.Name
+		if name := names[lastWord(a.Name)]; name != "" {
+			what = "reach " + name
+		}
+		// The step's own program is a file of the image that is being built: it is the step's to write.
+		own := a.Name == "overwrite a running program through /proc/PID/exe" && strings.Contains(a.Detail, "(kit)")
+		if !a.Untried && !own {
+			r.Refused(what, !a.Reached, a.Detail)
+		}
+	}
+	return w.nothingLeft(r)
+}
+
+// buildTargets are the places that a build must not reach, as arguments for the kit, with what they are by the kit's names.
+func (w *World) buildTargets(ctx context.Context, r *Record) (args []string, names map[string]string, err error) {
+	targets, err := w.listeners(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	names = map[string]string{}
+	args = []string{"--timeout", "1s"}
+	try := func(name, what, at string) {
+		names[name] = what
+		args = append(args, "--try", name+"=tcp:"+at)
+	}
+	alive := 0
+	for i, t := range targets[:min(len(targets), maxListeners)] {
+		if dialIn(t.pid, t.at) == nil {
+			alive++
+			try(fmt.Sprintf("l%d", i), "the instance at "+t.at.String(), t.at.String())
+		}
+	}
+	r.Proven("instances listen, as a connection within their own namespace shows", alive > 0, fmt.Sprint(alive))
+	for p, port := range w.Installation.Declared() {
+		for _, host := range []string{"127.0.0.1", gateway} {
+			try(p+"-"+strings.ReplaceAll(host, ".", "-"), fmt.Sprintf("the platform's %s port at %s", p, host), fmt.Sprintf("%s:%d", host, port))
+		}
+	}
+	return args, names, nil
+}
+
+// plainBuild has the kit do the same where nothing is around it, with the secret lying about.
+func (w *World) plainBuild(ctx context.Context, r *Record, marker string, args []string) error {
+	dir := filepath.Join(w.Scratch, "plain")
+	if err := plant(dir, marker); err != nil {
+		return err
+	}
+	plain, err := report(w.runKit(ctx, append([]string{"build", "--root", dir}, args...)...))
+	if err != nil {
+		return fmt.Errorf("on the plain twin: %w", err)
+	}
+	through := 0
+	for _, a := range plain.Attempts {
+		if a.Reached {
+			through++
+		}
+	}
+	r.Proven("the same attacks come through on a plain twin", through > len(w.Installation.Declared()), fmt.Sprintf("%d of %d", through, len(plain.Attempts)))
+	return nil
+}
+
+// nothingLeft looks for builders that are gone.
+func (w *World) nothingLeft(r *Record) error {
+	members, err := cgroupMembers("/" + w.Installation.BuildCgroupName() + "/")
+	if err != nil {
+		return err
+	}
+	var places []string
+	for _, dir := range []string{filepath.Join(w.Installation.RunDir(), "rootfs"), w.Installation.BuildDir()} {
+		found, err := filepath.Glob(filepath.Join(dir, "bld_*"))
+		if err != nil {
+			return err
+		}
+		places = append(places, found...)
+	}
+	over := 0
+	for _, path := range places {
+		// Another tenant's build may run now.
+		if _, err := bulwark.ParseBuildID(filepath.Base(path)); err == nil && len(members[filepath.Base(path)]) == 0 {
+			over++
+		}
+	}
+	r.Refused("leave something of a builder behind", over == 0, fmt.Sprintf("%d of builders that are gone; %d builders run", over, len(members)))
+	return nil
+}
