@@ -76,7 +76,7 @@ func commands() map[string]func(*testscript.TestScript, bool, []string) {
 		"json":   jsonValue,
 		"put":    put,
 		"load":   loadCommand,
-		"status": status, "kill9": kill9, "back": back, "up": up, "another": another,
+		"status": status, "kill9": kill9, "back": back, "up": up, "another": another, "broken": broken, "disturb": disturb,
 		"nowhere": nowhere, "flip": flip, "attack": attack, "size": size, "random": random,
 		"invited": invited, "withtoken": withToken, "closed": closed,
 		"gone": gone, "many": many, "waiting": waiting, "settled": settled, "stopped": stopped, "restart": restart, "registry": registry, "image": image, "torn": torn, "confined": confined,
@@ -466,17 +466,22 @@ func another(ts *testscript.TestScript, _ bool, args []string) {
 	if len(args) != 1 {
 		ts.Fatalf("usage: another NAME")
 	}
+	bringUp(ts, args[0], with)
+}
+
+// bringUp starts an installation of these programs, or goes back to it.
+func bringUp(ts *testscript.TestScript, name string, p programs) {
 	s := of(ts)
-	i := s.here[args[0]]
+	i := s.here[name]
 	if i == nil {
 		var err error
-		i, err = newInstallationWithin(s.outside.within(), with, fmt.Sprintf("%s-%d", args[0], os.Getpid()))
-		s.here[args[0]] = i
+		i, err = newInstallationWithin(s.outside.within(), p, fmt.Sprintf("%s-%d", name, os.Getpid()))
+		s.here[name] = i
 		ts.Defer(func() {
 			if s.t.Failed() {
-				s.t.Logf("logs of %s:\n%s", args[0], i.logs())
+				s.t.Logf("logs of %s:\n%s", name, i.logs())
 			}
-			if s.here[args[0]] == i { // nobody took it down
+			if s.here[name] == i { // nobody took it down
 				if err := i.down(); err != nil {
 					s.t.Errorf("%v\n%s", err, i.logs())
 				}

@@ -1,0 +1,163 @@
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/bulwark-paas/bulwark/internal/install"
+)
+
+// A break takes a mechanism out of the platform: in one file, one text is replaced by another. A probe counts only if it turns
+// red then.
+type breakage struct{ file, old, by string }
+
+var breakages = map[string][]breakage{
+	"filter": {{"internal/instance/containerd/spec.go", "spec.Linux.Seccomp = filter(spec)", "_ = filter"}},
+	"digests": {
+		{"internal/node/images/store.go", "	if err := s.verify(s.blob(image), image); err != nil {\n		return nil, config, err\n", "	if err := s.verify(s.blob(image), image); false {\n		return nil, config, err\n"},
+		{"internal/node/images/store.go", "s.verify(s.layer(y.EROFS), y.EROFS)); err != nil {", "s.verify(s.layer(y.EROFS), y.EROFS)); false {"},
+	},
+	// Signature and ledger stand behind each other: it takes both.
+	"signatures": {
+		{"internal/statement/envelope.go", "if _, err := ev.Verify(context.Background(), env); err != nil {", "if ev == nil {"},
+		{"internal/node/ledger/release.go", "err != nil || !bytes.Equal(kept, b.Release) {", "err != nil || bytes.Equal(kept, nil) {"},
+	},
+	"router": {
+		{"internal/node/network/rules.go", `"\t\tip daddr @closed goto refuse",`, `"\t\tip daddr 198.18.0.0/15 ip daddr != " + gw + " accept",`},
+		{"internal/node/network/rules.go", `hook forward priority filter; policy drop;`, `hook forward priority filter; policy accept;`},
+		{"internal/node/network/network.go", `[]byte("0\n")`, `[]byte("1\n")`},
+	},
+	"secrets": {{"internal/seal/seal.go", "func (k *Key) Open(at Place, sealed []byte) ([]byte, error) {\n",
+		"func (k *Key) Open(at Place, sealed []byte) (out []byte, err error) {\n\tdefer func() { println(string(out)) }()\n"}},
+	"decision": {{"internal/server/people.go", "	return s.policy.Decide(actor, action, on)\n", "	return nil\n"}},
+	"silence": {{"internal/server/server.go", "	defer s.db.Close()\n",
+		"	defer s.db.Close()\n	go func() {\n		for ctx.Err() == nil {\n			if c, err := net.Dial(\"udp\", \"@HOST@:9\"); err == nil {\n				time.Sleep(time.Second)\n				c.Close()\n			}\n		}\n	}()\n"}},
+}
+
+// broken starts a further installation whose platform was built without some of its mechanisms, and goes on there.
+func broken(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) < 2 {
+		ts.Fatalf("usage: broken NAME BREAKAGE...")
+	}
+	bin, err := buildBroken(ts, args[1:])
+	ts.Check(err)
+	p := with
+	p.bulwark = bin
+	bringUp(ts, args[0], p)
+}
+
+// buildBroken builds the program with texts replaced, by the go command's own overlay: the source stays as it is.
+func buildBroken(ts *testscript.TestScript, names []string) (string, error) {
+	root, err := filepath.Abs("..")
+	if err != nil {
+		return "", err
+	}
+	dir, err := os.MkdirTemp(tempDir, "bwb-")
+	if err != nil {
+		return "", err
+	}
+	ts.Defer(func() { os.RemoveAll(dir) })
+	// Every user of the installation executes what is in it.
+	if err := os.Chmod(dir, 0o755); err != nil {
+		return "", err
+	}
+	texts := map[string]string{}
+	for _, name := range names {
+		all, ok := breakages[name]
+		if !ok {
+			return "", fmt.Errorf("there is no breakage %q", name)
+		}
+		for _, b := range all {
+			path := filepath.Join(root, b.file)
+			if _, ok := texts[path]; !ok {
+				text, err := os.ReadFile(path)
+				if err != nil {
+					return "", err
+				}
+				texts[path] = string(text)
+			}
+			// What does not apply any more breaks nothing, and a probe that stays green then proves nothing.
+			if strings.Count(texts[path], b.old) != 1 {
+				return "", fmt.Errorf("%s: %q is not there once", b.file, b.old)
+			}
+			texts[path] = strings.Replace(texts[path], b.old, strings.ReplaceAll(b.by, "@HOST@", ts.Getenv("HOST_ADDRESS")), 1)
+		}
+	}
+	overlay := struct{ Replace map[string]string }{map[string]string{}}
+	for path, text := range texts {
+		file := filepath.Join(dir, fmt.Sprintf("%d.go", len(overlay.Replace)))
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			return "", err
+		}
+		overlay.Replace[path] = file
+	}
+	b, err := json.Marshal(overlay)
+	if err != nil {
+		return "", err
+	}
+	file := filepath.Join(dir, "overlay.json")
+	if err := os.WriteFile(file, b, 0o600); err != nil {
+		return "", err
+	}
+	out := filepath.Join(dir, "bin", "bulwark")
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-tags", "no_cri,no_zfs,no_btrfs,no_devmapper,no_tracing", "-overlay", file, "-o", out, "./cmd/bulwark")
+	cmd.Dir = root
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if said, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("the broken platform does not build: %w\n%s", err, said)
+	}
+	if err := os.Chmod(filepath.Dir(out), 0o755); err != nil {
+		return "", err
+	}
+	// The helper programs are whole.
+	return out, os.Symlink(filepath.Join(filepath.Dir(filepath.Dir(with.bulwark)), "libexec"), filepath.Join(dir, "libexec"))
+}
+
+// disturb stops the web processes of the probes' app as soon as another of its instances is greedy, and lets them go on later: what
+// its neighbours would see if greed reached them.
+func disturb(ts *testscript.TestScript, _ bool, _ []string) {
+	inst := of(ts).on.inst
+	ended := make(chan struct{})
+	ts.Defer(func() { close(ended) })
+	go func() {
+		for len(running(inst, "/kit\x00exhaust\x00")) == 0 {
+			select {
+			case <-ended:
+				return
+			case <-time.After(10 * time.Millisecond):
+			}
+		}
+		web := running(inst, "/kit\x00serve\x00")
+		for _, pid := range web {
+			syscall.Kill(pid, syscall.SIGSTOP)
+		}
+		time.Sleep(12 * time.Second)
+		for _, pid := range web {
+			syscall.Kill(pid, syscall.SIGCONT)
+		}
+	}()
+}
+
+// running are the processes of an installation's users whose arguments begin in a way.
+func running(inst *install.Installation, args string) []int {
+	dirs, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	var out []int
+	for _, f := range dirs {
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(f)))
+		st, serr := os.Stat(filepath.Dir(f))
+		b, rerr := os.ReadFile(f)
+		if err == nil && serr == nil && rerr == nil && inst.IDs.Contains(st.Sys().(*syscall.Stat_t).Uid) && strings.HasPrefix(string(b), args) {
+			out = append(out, pid)
+		}
+	}
+	return out
+}
