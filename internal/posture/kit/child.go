@@ -2,6 +2,7 @@ package kit
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -29,8 +30,12 @@ const (
 	tablesIn  = "packet filter in new namespaces"
 )
 
-// attemptTime is how long one attempt may take.
-const attemptTime = 10 * time.Second
+// How long an attempt may take; and that of all system calls, of which some thousand copies of the process are made, also
+// where the instance has a tenth of a processor.
+const (
+	attemptTime  = 10 * time.Second
+	allCallsTime = time.Minute
+)
 
 // scene is what an attempt knows.
 type scene struct {
@@ -73,13 +78,18 @@ func (s *scene) again(name string, attr *syscall.SysProcAttr) outcome {
 	p, err := s.start(name, attr, w)
 	w.Close()
 	if err != nil {
-		if attr == nil {
+		short := slices.ContainsFunc([]error{unix.EAGAIN, unix.ENOMEM, unix.ETXTBSY, unix.EMFILE, unix.ENFILE}, func(e error) bool { return errors.Is(err, e) })
+		if attr == nil || short {
 			return untried("no process of its own: %v", err)
 		}
 		return refused("%v", err)
 	}
+	patience := attemptTime
+	if name == systemCalls {
+		patience = allCallsTime
+	}
 	var slow atomic.Bool
-	late := time.AfterFunc(attemptTime, func() { slow.Store(true); _ = p.Kill() })
+	late := time.AfterFunc(patience, func() { slow.Store(true); _ = p.Kill() })
 	defer late.Stop()
 	b, _ := io.ReadAll(io.LimitReader(r, 64<<10))
 	state, err := p.Wait()
@@ -94,7 +104,7 @@ func (s *scene) again(name string, attr *syscall.SysProcAttr) outcome {
 		return refused("killed for it by the system call filter")
 	}
 	if slow.Load() {
-		return untried("it did not end in %v", attemptTime)
+		return untried("it did not end in %v", patience)
 	}
 	return untried("it ended without a word: %v", state)
 }
@@ -134,7 +144,7 @@ func runChild(o *options, stdout io.Writer) error {
 	}
 	// What an attempt changes for its thread is to be so for all that it does; and it ends whatever happens.
 	runtime.LockOSThread()
-	time.AfterFunc(2*attemptTime, func() { os.Exit(exitFailed) })
+	time.AfterFunc(allCallsTime+attemptTime, func() { os.Exit(exitFailed) })
 	s := newScene(o)
 	all := slices.Concat(tries(), parts())
 	i := slices.IndexFunc(all, func(t try) bool { return t.name == o.names[0] })

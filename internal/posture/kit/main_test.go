@@ -241,13 +241,13 @@ func exhaustStage(what string) error {
 	if err := unix.Mount("tmpfs", "/dev/room", "tmpfs", 0, "size=1m,mode=1777"); err != nil {
 		return err
 	}
-	c := as("kit", "exhaust", "--what", what, "--seconds", "1", "--dir", "/dev/room")
+	c := as("kit", "exhaust", "--what", what, "--seconds", "2", "--dir", "/dev/room")
 	c.Stdout, c.Stderr = os.Stdout, nil
 	c.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER, Credential: &syscall.Credential{Uid: nobodyElse, Gid: nobodyElse},
 		UidMappings: []syscall.SysProcIDMap{{ContainerID: nobodyElse, HostID: nobodyElse, Size: 1}},
 		GidMappings: []syscall.SysProcIDMap{{ContainerID: nobodyElse, HostID: nobodyElse, Size: 1}}}
-	for limit, n := range map[int]uint64{unix.RLIMIT_NOFILE: 128, unix.RLIMIT_AS: 2 << 30, unix.RLIMIT_NPROC: 200} {
-		if limit == unix.RLIMIT_AS && what != "memory" {
+	for limit, n := range map[int]uint64{unix.RLIMIT_NOFILE: 128, unix.RLIMIT_DATA: 128 << 20, unix.RLIMIT_NPROC: 200} {
+		if limit == unix.RLIMIT_DATA && what != "memory" {
 			continue
 		}
 		if err := unix.Setrlimit(limit, &unix.Rlimit{Cur: n, Max: n}); err != nil {
