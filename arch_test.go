@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -98,7 +99,7 @@ var rules = []rule{
 	},
 	{
 		who: []string{"internal/posture"},
-		only: []string{".", "internal/posture/...", "internal/install", "internal/node/nodeapi", "internal/audit", "internal/audit/inspect", "internal/access", "internal/db", "internal/statement",
+		only: []string{".", "internal/posture/...", "internal/install", "internal/node/nodeapi", "internal/audit", "internal/audit/inspect", "internal/access", "internal/db", "internal/netpolicy", "internal/statement",
 			"internal/right", "internal/atomicfile", "internal/process", "client"},
 		why: "a probe attacks what runs; what it imported of the platform's own code would say of itself that it holds",
 	},
@@ -183,6 +184,31 @@ func TestImportRulesBite(t *testing.T) {
 		tree = whole.with(who, module+"/internal/backup").with("internal/backup", stray)
 		if r.only == nil && len(tree.breaches([]rule{r})) == 0 {
 			t.Errorf("%s may import %s through another package, although: %s", who, stray, r.why)
+		}
+	}
+}
+
+// Threads of these processes enter other namespaces and are thrown away then. The main thread cannot be: it stays where it was left, and
+// /proc/net, /proc/self/net and /proc/self/ns speak of it.
+func TestNamespacesOfThreads(t *testing.T) {
+	for _, dir := range []string{"internal/node", "internal/posture"} {
+		err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") || strings.HasPrefix(path, "internal/posture/kit/") {
+				return err
+			}
+			b, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			for _, bad := range []string{"\"/proc/net", "\"/proc/self/net", "\"/proc/self/ns"} {
+				if strings.Contains(string(b), bad) {
+					t.Errorf("%s reads %s, which is the main thread's; /proc/thread-self/ is the caller's", path, bad[1:])
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
 		}
 	}
 }

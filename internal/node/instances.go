@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -58,6 +59,10 @@ type instances struct {
 	starting map[string]int
 	// early holds the ends that were told of before the start was through; guarded by mu.
 	early map[bulwark.InstanceID]driver.Exit
+	// coming are the addresses of instances that are being started; guarded by mu.
+	coming map[netip.Addr]bulwark.AppID
+	// openWay tells who carries what instances send whose each address is, and returns when they know.
+	openWay func(context.Context) error
 	// numbers are those of the one-off instances that are being started or are attached; guarded by mu.
 	numbers map[bulwark.AppID]map[int]bool
 	mounts  sync.Mutex // one image is put together at a time
@@ -79,6 +84,7 @@ type instance struct {
 	gone    chan struct{}      // closed when the process ended
 	// collected is closed when all of its output is in the app's log.
 	collected chan struct{}
+	announced chan struct{} // closed when those who carry what it sends know of it
 	watched   chan struct{} // closed when the watch has ended
 	settling  bool          // the engine told of its end; guarded by instances.mu
 	ending    *ending       // set while somebody ends it; guarded by instances.mu
@@ -153,6 +159,7 @@ func (n *instances) bring(ctx context.Context, in nodeapi.Start, launch *ledger.
 	if special != nil {
 		special(i)
 	}
+	defer n.announce(ctx, i)()
 	if err := n.run(ctx, i, launch, command, config, rootfs); err != nil {
 		n.router.Release(address)
 		return nil, err
@@ -160,6 +167,33 @@ func (n *instances) bring(ctx context.Context, in nodeapi.Start, launch *ledger.
 	n.adopt(i)
 	return i, nil
 }
+
+// announce tells whose the address of an instance is while the instance is being made, so that its first question and its first
+// connection are answered: an app that asks at once would be a stranger otherwise. What it returns ends that; the instance is among
+// the others then, or it never came.
+func (n *instances) announce(ctx context.Context, i *instance) (end func()) {
+	n.mu.Lock()
+	n.coming[i.address] = i.App
+	n.mu.Unlock()
+	i.announced = make(chan struct{})
+	go func() {
+		defer close(i.announced)
+		if n.openWay == nil {
+			return
+		}
+		if err := n.openWay(ctx); err != nil && ctx.Err() == nil {
+			n.log.Warn("an instance may find no way out at first", "instance", i.Instance.Instance, "error", err)
+		}
+	}()
+	return func() {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		delete(n.coming, i.address)
+	}
+}
+
+// announceTime is how long an instance waits for its way out before it starts without.
+const announceTime = 2 * time.Second
 
 func newInstance(in nodeapi.Start, launch *ledger.Launch, address netip.Addr) *instance {
 	r := launch.Release
@@ -220,7 +254,14 @@ func (n *instances) run(ctx context.Context, i *instance, launch *ledger.Launch,
 			if i.netns, err = network.Namespace(pid); err != nil {
 				return err
 			}
-			return n.router.Connect(i.Instance.Instance, pid, i.address)
+			if err := n.router.Connect(i.Instance.Instance, pid, i.address); err != nil {
+				return err
+			}
+			select {
+			case <-i.announced:
+			case <-time.After(announceTime):
+			}
+			return nil
 		},
 	}
 	if i.amend != nil {
@@ -491,6 +532,7 @@ func (n *instances) addresses() map[netip.Addr]bulwark.AppID {
 			out[i.address] = i.App
 		}
 	}
+	maps.Copy(out, n.coming)
 	return out
 }
 

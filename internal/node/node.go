@@ -183,13 +183,14 @@ func (n *Node) openInstances(ctx context.Context, store *images.Store, engine *c
 	n.instances = &instances{ledger: n.ledger, images: store, applogs: lines, driver: engine, router: router, dirs: d, log: c.Log,
 		dial: &dialer{path: c.Sockets.Dial, log: c.Log, entries: map[bulwark.InstanceID]dial.Entry{}},
 		uid:  func(block uint32) (uint32, error) { return c.Block(1 + (block-1)*blocksPerApp) },
-		all:  map[bulwark.InstanceID]*instance{}, starting: map[string]int{}, early: map[bulwark.InstanceID]driver.Exit{}, numbers: map[bulwark.AppID]map[int]bool{}}
+		all:  map[bulwark.InstanceID]*instance{}, coming: map[netip.Addr]bulwark.AppID{}, starting: map[string]int{}, early: map[bulwark.InstanceID]driver.Exit{}, numbers: map[bulwark.AppID]map[int]bool{}}
 	sockets, err := router.Sockets(c.Restored, c.Keeper)
 	if err != nil {
 		return err
 	}
 	n.outward = &outward{ledger: n.ledger, instances: n.instances, router: router, sockets: sockets, egress: c.Sockets.Egress,
 		resolver: c.Sockets.Resolver, domain: c.Domain, log: c.Log, named: map[bulwark.AppID]map[netip.Addr]namedAddress{}}
+	n.instances.openWay = n.outward.apply
 	// Before any instance: a router without rules forwards nothing, but it must not answer either.
 	subnets, err := hostSubnets()
 	if err != nil {

@@ -31,9 +31,14 @@ type outward struct {
 	domain    bulwark.HostName
 	log       *slog.Logger
 
-	mu    sync.Mutex // guards named; held while a picture is put into force
+	mu    sync.Mutex // guards what follows; held while a picture is put into force
 	named map[bulwark.AppID]map[netip.Addr]namedAddress
 	last  string // the rules in force
+	// What speaks to the two processes; nil while one is away.
+	toEgress   *egress.Client
+	toResolver *resolver.Client
+	// generation is that of the router's rules when they were last put into force.
+	generation uint32
 }
 
 // namedAddress is an address that a host of an allow-list was resolved to.
@@ -50,11 +55,9 @@ func (o *outward) run(ctx context.Context) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { o.subscribe(ctx) })
-	var toEgress *egress.Client
-	var toResolver *resolver.Client
 	for {
 		changed := o.instances.changed.wait()
-		if err := o.apply(ctx, &toEgress, &toResolver); err != nil && ctx.Err() == nil {
+		if err := o.apply(ctx); err != nil && ctx.Err() == nil {
 			o.log.Warn("the way out of instances is not as it should be", "error", err)
 		}
 		select {
@@ -67,23 +70,41 @@ func (o *outward) run(ctx context.Context) {
 }
 
 // apply puts the present picture into force everywhere.
-func (o *outward) apply(ctx context.Context, toEgress **egress.Client, toResolver **resolver.Client) error {
+func (o *outward) apply(ctx context.Context) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	transit, table, rules, err := o.picture(ctx)
 	if err != nil {
 		return err
 	}
-	if rules != o.last {
-		if err := o.router.Apply(ctx, rules); err != nil {
-			return err
-		}
-		o.last = rules
-	}
-	if err := o.tellEgress(ctx, toEgress, transit); err != nil {
+	if err := o.enforce(ctx, rules); err != nil {
 		return err
 	}
-	return o.tellResolver(ctx, toResolver, table)
+	if err := o.tellEgress(ctx, &o.toEgress, transit); err != nil {
+		return err
+	}
+	return o.tellResolver(ctx, &o.toResolver, table)
+}
+
+// enforce puts rules into force if they are others than before, or if somebody else has changed what is in force. The caller holds mu.
+func (o *outward) enforce(ctx context.Context, rules string) error {
+	now, err := o.router.Generation()
+	if err != nil {
+		return err
+	}
+	if rules == o.last && now == o.generation {
+		return nil
+	}
+	if rules == o.last {
+		o.log.Error("the router's rules were changed by somebody else; they are put back", "generation", now, "ours", o.generation)
+	}
+	if err := o.router.Apply(ctx, rules); err != nil {
+		return err
+	}
+	o.last = rules
+	// What changes between the two is seen at the next look only if it changes again: nothing but this process has business there.
+	o.generation, err = o.router.Generation()
+	return err
 }
 
 // tellEgress sends the table, and the listener too where the process is a new one.
@@ -221,8 +242,6 @@ func allowed(app bulwark.AppID, targets []ledger.EgressRule, named map[netip.Add
 
 // subscribe learns what names of allow-lists were resolved to; the instance gets its answer when the way is open.
 func (o *outward) subscribe(ctx context.Context) {
-	var toEgress *egress.Client
-	var toResolver *resolver.Client
 	for ctx.Err() == nil {
 		c, err := resolver.Dial(o.resolver)
 		if err == nil {
@@ -237,7 +256,7 @@ func (o *outward) subscribe(ctx context.Context) {
 					}
 				}
 				o.mu.Unlock()
-				return o.apply(ctx, &toEgress, &toResolver)
+				return o.apply(ctx)
 			})
 		}
 		if err != nil && ctx.Err() == nil {
@@ -255,7 +274,7 @@ const maxNamed = 1024
 
 // hostSubnets reads what the host itself is part of: its neighbours are not the internet.
 func hostSubnets() ([]netip.Prefix, error) {
-	route, err := os.ReadFile("/proc/net/route")
+	route, err := os.ReadFile("/proc/thread-self/net/route") // not of the main thread, which may be left in another namespace
 	if err != nil {
 		return nil, err
 	}

@@ -2,6 +2,8 @@ package network
 
 import (
 	"context"
+	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -11,6 +13,7 @@ import (
 	"syscall"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
@@ -56,19 +59,14 @@ func Rules(connected []netip.Prefix, open []Exception) string {
 		fmt.Fprintf(&b, " elements = { %s };", strings.Join(slices.Compact(elements), ", "))
 	}
 	b.WriteString(" }\n")
-	gw := Gateway.String()
-	for _, line := range []string{
+	arrive, enter := fromRun(Gateway.String())
+	for _, line := range slices.Concat([]string{
 		"\tchain arrive {",
 		"\t\ttype filter hook prerouting priority mangle; policy drop;",
 		"\t\tiifname \"lo\" accept",
 		"\t\tmeta nfproto != ipv4 drop",
 		"\t\tfib saddr . iif oif missing drop",
-		"\t\tip daddr " + gw + " udp dport 53 accept",
-		"\t\tip daddr " + gw + " tcp dport 53 accept",
-		"\t\tmeta l4proto != tcp goto refuse",
-		fmt.Sprintf("\t\tip saddr . ip daddr . tcp dport @open tproxy ip to %s:%d meta mark set %d accept", gw, transitPort, transitMark),
-		"\t\tip daddr @closed goto refuse",
-		fmt.Sprintf("\t\tmeta l4proto tcp tproxy ip to %s:%d meta mark set %d accept", gw, transitPort, transitMark),
+	}, arrive, []string{
 		"\t}",
 		"\tchain refuse {",
 		"\t\tmeta l4proto tcp reject with tcp reset",
@@ -77,18 +75,72 @@ func Rules(connected []netip.Prefix, open []Exception) string {
 		"\tchain enter {",
 		"\t\ttype filter hook input priority filter; policy drop;",
 		"\t\tiifname \"lo\" accept",
-		fmt.Sprintf("\t\tmeta mark %d accept", transitMark),
-		"\t\tip daddr " + gw + " udp dport 53 accept",
-		"\t\tip daddr " + gw + " tcp dport 53 accept",
+	}, enter, []string{
 		"\t}",
 		"\tchain pass {",
 		"\t\ttype filter hook forward priority filter; policy drop;",
 		"\t}",
 		"}",
-	} {
+	}) {
 		b.WriteString(line + "\n")
 	}
 	return b.String()
+}
+
+// fromRun are the rules of what instances may do, made from the matrix of zones: what arrives from them, and what of that is for the
+// router itself. A row of another kind cannot be put into force here, which is a mistake of ours.
+func fromRun(gw string) (arrive, enter []string) {
+	carry := fmt.Sprintf("tproxy ip to %s:%d meta mark set %d accept", gw, transitPort, transitMark)
+	var rest []string
+	for _, f := range netpolicy.Flows() {
+		switch {
+		case f.From != netpolicy.Run:
+		case f.To == netpolicy.Names && f.Port != 0 && f.Proto != netpolicy.Handed:
+			line := fmt.Sprintf("\t\tip daddr %s %s dport %d accept", gw, f.Proto, f.Port)
+			arrive, enter = append(arrive, line), append(enter, line)
+		case f.To == netpolicy.Egress && f.Proto == netpolicy.TCP && f.Port == 0:
+			rest = append(rest,
+				"\t\tmeta l4proto != tcp goto refuse",
+				"\t\tip saddr . ip daddr . tcp dport @open "+carry,
+				"\t\tip daddr @closed goto refuse",
+				"\t\tmeta l4proto tcp "+carry)
+			enter = append(enter, fmt.Sprintf("\t\tmeta mark %d accept", transitMark))
+		default:
+			panic(fmt.Sprintf("network: there is no rule for %s to %s by %s", f.From, f.To, f.Proto))
+		}
+	}
+	return append(arrive, rest...), enter
+}
+
+// Generation counts changes of the rules in the router's namespace, whoever makes them (NFT_MSG_GETGEN,
+// include/uapi/linux/netfilter/nf_tables.h).
+func (r *Router) Generation() (generation uint32, err error) {
+	const id = 1 // NFTA_GEN_ID
+	err = r.onThreadIn(func() error {
+		req := nl.NewNetlinkRequest(unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_GETGEN, 0)
+		req.AddData(&nl.Nfgenmsg{NfgenFamily: unix.AF_UNSPEC})
+		answers, err := req.Execute(unix.NETLINK_NETFILTER, 0)
+		if err != nil {
+			return fmt.Errorf("network: %w", err)
+		}
+		for _, a := range answers {
+			if len(a) < nl.SizeofNfgenmsg {
+				continue
+			}
+			attrs, err := nl.ParseRouteAttr(a[nl.SizeofNfgenmsg:])
+			if err != nil {
+				return fmt.Errorf("network: %w", err)
+			}
+			for _, at := range attrs {
+				if at.Attr.Type&0x3fff == id && len(at.Value) == 4 {
+					generation = binary.BigEndian.Uint32(at.Value)
+					return nil
+				}
+			}
+		}
+		return errors.New("network: the kernel does not say which rules are in force")
+	})
+	return generation, err
 }
 
 func join(ps []netip.Prefix) string {
