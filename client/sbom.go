@@ -25,3 +25,30 @@ type SBOM struct {
 func (c *Client) SBOM(ctx context.Context, app bulwark.AppName, number uint64, format string) (SBOM, error) {
 	return ask[SBOM](ctx, c, http.MethodGet, "/apps/"+esc(string(app))+"/builds/"+strconv.FormatUint(number, 10)+"/sbom?format="+url.QueryEscape(format), nil)
 }
+
+// Packages says which releases that serve contain a package.
+type Packages struct {
+	Found   []PackageFound    `json:"found"`
+	Unknown []bulwark.AppName `json:"unknown" doc:"apps whose image could not be looked into in whole"`
+}
+
+// PackageFound is a package in a release that serves.
+type PackageFound struct {
+	App     bulwark.AppName `json:"app"`
+	Release uint64          `json:"release"`
+	Image   bulwark.Digest  `json:"image"`
+	Kind    string          `json:"kind" doc:"deb, golang, npm, pypi, node"`
+	Name    string          `json:"name"`
+	Version string          `json:"version,omitempty"`
+	URL     string          `json:"url" doc:"package URL"`
+}
+
+// Packages finds a package by its name, or by that of the Debian source that it was made of, in the apps that one may look at; version
+// may be empty.
+func (c *Client) Packages(ctx context.Context, name, version string) (Packages, error) {
+	q := url.Values{"name": {name}}
+	if version != "" {
+		q.Set("version", version)
+	}
+	return ask[Packages](ctx, c, http.MethodGet, "/packages?"+q.Encode(), nil)
+}

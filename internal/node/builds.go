@@ -43,6 +43,9 @@ type builds struct {
 	runs    map[bulwark.BuildID]*buildRun
 	waiting earlyBuilder
 	baseMu  sync.Mutex // held while the builder's own image is admitted
+
+	contentsMu sync.Mutex // guards known
+	known      map[bulwark.Digest]*imageContents
 }
 
 // buildShares is what all builds together have of the processors when others want them too; a program outside has 1024.

@@ -156,6 +156,7 @@ func (n *Node) routes() http.Handler {
 		return nil, nil
 	})
 	verb(n, mux, "sbom", n.builds.sbomOf)
+	verb(n, mux, "packages", n.builds.packages)
 	n.auditVerbs(mux)
 	mux.HandleFunc("POST /v1/events", n.events)
 	mux.HandleFunc("POST /v1/build", n.build)

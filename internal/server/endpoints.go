@@ -106,6 +106,7 @@ func (s *Server) endpoints(a *api.API) {
 	api.Register(a, api.Op{ID: "run-cron", Method: post, Path: "/apps/{app}/cron/{job}/run", Summary: "Run a cron job now", Action: access.RunCron}, s.runCron)
 	api.Upgrade(a, api.Op{ID: "run-app", Method: post, Path: "/apps/{app}/run", Summary: "Run a command in a one-off instance", Action: access.RunApp}, s.run)
 	s.auditEndpoints(a)
+	api.Register(a, api.Op{ID: "find-packages", Method: get, Path: "/packages", Summary: "Which releases that serve contain a package", Action: access.ListApps}, s.packages)
 	api.Register(a, api.Op{ID: "get-posture", Method: get, Path: "/posture", Summary: "What the probes found, signed by the prober", Action: access.ReadPosture}, s.getPosture)
 	api.Register(a, api.Op{ID: "run-probes", Method: post, Path: "/posture/run", Summary: "Have probes run now", Action: access.RunPosture}, s.runProbes)
 	api.Stream(a, api.Op{ID: "watch-operation", Method: get, Path: "/apps/{app}/operations/{operation}/events", Summary: "Follow an operation", Action: access.ReadOperation}, s.watch)

@@ -115,6 +115,8 @@ func TestRoutes(t *testing.T) {
 				text = `{"only":["ISO"]}`
 			case r.Method == http.MethodPut:
 				path, kind = path+"?digest="+string(bulwark.Sum(nil)), "application/octet-stream"
+			case strings.HasSuffix(r.Path, "/packages"):
+				path, text = path+"?name=openssl", ""
 			case strings.HasSuffix(r.Path, "/consistency"):
 				path, text = path+"?from=1&to=2", ""
 			case r.Method == http.MethodGet:

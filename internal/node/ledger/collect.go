@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"github.com/bulwark-paas/bulwark"
+	"github.com/bulwark-paas/bulwark/internal/statement"
 )
 
 // KeepImages is how many images of an app stay on the machine, newest first, beside those of its release that serves and of
@@ -115,6 +116,30 @@ func column[T ~string](tx *sql.Tx, query string, args ...any) ([]T, error) {
 			return nil, err
 		}
 		out = append(out, v)
+	}
+	return out, rows.Err()
+}
+
+// Serving returns the promoted release of each app that has one.
+func (l *Ledger) Serving(ctx context.Context) (map[bulwark.AppID]*statement.Release, error) {
+	rows, err := l.db.Reader().QueryContext(ctx, `SELECT app.id, release.release FROM app JOIN release ON release.app = app.id AND release.generation = app.promoted
+		WHERE app.destroyed = 0`)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	out := map[bulwark.AppID]*statement.Release{}
+	for rows.Next() {
+		var id bulwark.AppID
+		var envelope []byte
+		if err := rows.Scan(&id, &envelope); err != nil {
+			return nil, err
+		}
+		var r statement.Release
+		if err := statement.Open(envelope, statement.ReleasePayloadType, l.public, &r); err != nil {
+			return nil, err
+		}
+		out[id] = &r
 	}
 	return out, rows.Err()
 }

@@ -161,6 +161,30 @@ type SBOMDocument struct {
 	Provenance []byte `json:"provenance"` // envelope
 }
 
+// Package asks which releases that serve contain a package, of the apps that are named.
+type Package struct {
+	Name    string          `json:"name"`
+	Version string          `json:"version,omitempty"` // any if empty
+	Apps    []bulwark.AppID `json:"apps"`
+}
+
+// PackageUse is the answer. Unknown are apps whose image could not be looked into in whole, so that nothing found says nothing.
+type PackageUse struct {
+	Found   []PackageFound  `json:"found"`
+	Unknown []bulwark.AppID `json:"unknown"`
+}
+
+// PackageFound is a package in a release that serves.
+type PackageFound struct {
+	App     bulwark.AppID  `json:"app"`
+	Release uint64         `json:"release"`
+	Image   bulwark.Digest `json:"image"`
+	Kind    string         `json:"kind"`
+	Name    string         `json:"name"`
+	Version string         `json:"version,omitempty"`
+	URL     string         `json:"url"` // package URL
+}
+
 // Release asks for the release that follows from an accepted document.
 type Release struct {
 	Cause bulwark.Digest `json:"cause"`
