@@ -39,6 +39,8 @@ var breakages = map[string][]breakage{
 	"secrets": {{"internal/seal/seal.go", "func (k *Key) Open(at Place, sealed []byte) ([]byte, error) {\n",
 		"func (k *Key) Open(at Place, sealed []byte) (out []byte, err error) {\n\tdefer func() { println(string(out)) }()\n"}},
 	"decision": {{"internal/server/people.go", "	return s.policy.Decide(actor, action, on)\n", "	return nil\n"}},
+	"contents": {{"internal/node/packages.go", "strings.TrimPrefix(p.Version, \"v\") == strings.TrimPrefix(in.Version, \"v\")", "p.Version != in.Version"}},
+	"sockets": {{"internal/install/layout.go", "Mode: fs.ModeSocket | 0o600})", "Mode: fs.ModeSocket | 0o666})"}},
 	"silence": {{"internal/server/server.go", "	defer s.db.Close()\n",
 		"	defer s.db.Close()\n	go func() {\n		for ctx.Err() == nil {\n			if c, err := net.Dial(\"udp\", \"@HOST@:9\"); err == nil {\n				time.Sleep(time.Second)\n				c.Close()\n			}\n		}\n	}()\n"}},
 }
@@ -160,4 +162,24 @@ func running(inst *install.Installation, args string) []int {
 		}
 	}
 	return out
+}
+
+// rulesOf wipes the rules of the installation's router, as somebody with root and no knowledge of them does, or waits until they are
+// back.
+func rulesOf(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 1 || args[0] != "wipe" && args[0] != "back" {
+		ts.Fatalf("usage: rules wipe|back")
+	}
+	nft := func(more ...string) error {
+		out, err := exec.Command("nsenter", append([]string{"--net=" + of(ts).on.inst.RouterNamespacePath(), "/usr/sbin/nft"}, more...)...).CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("%w: %s", err, out)
+		}
+		return nil
+	}
+	if args[0] == "wipe" {
+		ts.Check(nft("delete", "table", "inet", "bulwark"))
+		return
+	}
+	ts.Check(poll(10*time.Second, func() error { return nft("list", "chain", "inet", "bulwark", "arrive") }))
 }

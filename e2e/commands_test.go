@@ -76,7 +76,7 @@ func commands() map[string]func(*testscript.TestScript, bool, []string) {
 		"json":   jsonValue,
 		"put":    put,
 		"load":   loadCommand,
-		"status": status, "kill9": kill9, "back": back, "up": up, "another": another, "broken": broken, "disturb": disturb,
+		"status": status, "kill9": kill9, "back": back, "up": up, "another": another, "broken": broken, "disturb": disturb, "rules": rulesOf,
 		"nowhere": nowhere, "flip": flip, "attack": attack, "size": size, "random": random,
 		"invited": invited, "withtoken": withToken, "closed": closed,
 		"gone": gone, "many": many, "waiting": waiting, "settled": settled, "stopped": stopped, "restart": restart, "registry": registry, "image": image, "torn": torn, "confined": confined,
