@@ -70,6 +70,9 @@ func (s *Server) record(ctx context.Context, c api.Call) error {
 		s.log.Error("a change left no audit entry of its own", "operation", c.Op.ID)
 		e.Outcome = audit.Done
 		return s.note(ctx, e)
+	case kind == bulwark.KindNotFound && c.Resource.Kind == access.KindApp && !c.Op.Changes():
+		// Another tenant's app and none at all are the same to who asks, and so is the entry.
+		e.Outcome = audit.Refused
 	case kind != bulwark.KindForbidden && kind != bulwark.KindUnauthorized && !c.Op.Changes():
 		return nil // a read that found nothing
 	case kind == bulwark.KindInternal || kind == bulwark.KindUnavailable:

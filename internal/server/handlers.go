@@ -41,11 +41,6 @@ func (s *Server) login(ctx context.Context, actor access.Actor, in *signedIn) (c
 	return client.Me{Person: r.Person}, nil
 }
 
-// noted is the effect of a statement that changes the node alone: an audit entry.
-func noted(ctx context.Context, tx *sql.Tx, r *nodeapi.Receipt) error {
-	return told(ctx, tx, r, "", access.Platform(), audit.Done, "")
-}
-
 // note writes an audit entry of its own, before what it tells of: no entry, no action.
 func (s *Server) note(ctx context.Context, e audit.Entry) error {
 	return s.db.Tx(ctx, func(tx *sql.Tx) error { return audit.Write(ctx, tx, e) })

@@ -138,7 +138,7 @@ func (g *Gate) Begin(ctx context.Context, person bulwark.PersonID, name bulwark.
 	}
 	actor := access.Actor{Person: person, Grants: k.Grants}
 	if err := g.Decide(ctx, actor, access.Deploy, access.App(name)); err != nil {
-		return gitssh.Session{}, err
+		return gitssh.Session{}, g.refused(ctx, person, name, "", err)
 	}
 	a, err := app.ByName(ctx, g.DB.Reader(), actor.Tenant(), name)
 	if err != nil {

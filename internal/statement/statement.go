@@ -60,6 +60,16 @@ const (
 	KindTokenRevoke    Kind = "token.revoke"          // TokenRevoke
 )
 
+// Kinds returns all of them.
+func Kinds() []Kind {
+	return []Kind{
+		KindPush, KindEnroll, KindKeyAdd, KindKeyRemove, KindAppCreate, KindAppDestroy, KindDeploy, KindRollback, KindConfigSet,
+		KindConfigReveal, KindBuildSecret, KindRun, KindResize, KindDomainAdd, KindDomainRemove, KindEgressAllow, KindEgressDeny,
+		KindRegistryAllow, KindRegistryRemove, KindProtect, KindProtectApprove, KindApprove, KindOrgCreate, KindProjectCreate, KindMemberInvite,
+		KindMemberSet, KindMemberRemove, KindTokenCreate, KindTokenRevoke,
+	}
+}
+
 // Statement is the payload that is signed. Node names the installation it is meant for, so that it is worth nothing
 // elsewhere; ID makes it good for one time; App is empty for those that are not about an app.
 type Statement struct {

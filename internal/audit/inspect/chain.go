@@ -82,6 +82,10 @@ func (c *chain) entry(report *Report, at uint64, r audit.Record) {
 		report.Late++
 	}
 	if r.Chain == nil {
+		// What is asked for, refused or failed is the server's word; that it was done is the node's.
+		if (r.Outcome == audit.Accepted || r.Outcome == audit.Done) && slices.Contains(statement.Kinds(), statement.Kind(r.Action)) {
+			report.found("Entry %d says that %s was %s, which somebody signs for, and names nothing that the node accepted.", at, r.Action, r.Outcome)
+		}
 		return
 	}
 	w, ok := c.links[r.Chain.Seq]

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/bulwark-paas/bulwark"
 	"github.com/bulwark-paas/bulwark/internal/audit"
 	"github.com/bulwark-paas/bulwark/internal/audit/inspect"
 )
@@ -120,5 +121,18 @@ func TestOldStateShown(t *testing.T) {
 	holds(t, r.inspect(inspect.Options{Now: time.Now()}))
 	if r.inspect(inspect.Options{Now: time.Now().Add(time.Hour)}).Holds() {
 		t.Error("an old state was taken for today's")
+	}
+}
+
+// A server that is owned writes that something was done which nobody signed for: it has to name a place in the node's chain.
+func TestInventedDeed(t *testing.T) {
+	for outcome, found := range map[audit.Outcome]bool{audit.Done: true, audit.Accepted: true, audit.Asked: false, audit.Refused: false, audit.Failed: false} {
+		r := newRig(t)
+		r.write(audit.Entry{Actor: bulwark.NewPersonID(), Key: "SHA256:x", Action: "config.set", Resource: "app:shop", Outcome: outcome, Document: bulwark.Sum([]byte("invented"))})
+		must(t, r.settle())
+		got := r.inspect(inspect.Options{})
+		if got.Holds() == found {
+			t.Errorf("%s: %q", outcome, got.Findings)
+		}
 	}
 }
