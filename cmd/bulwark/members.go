@@ -199,7 +199,7 @@ func (c *cli) removeMember(ctx context.Context, person string, f memberFlags) er
 	}); err != nil {
 		return err
 	}
-	return c.result(changedMember{Person: id}, func() { c.say("Done. What was signed before keeps running; nothing new is taken.") })
+	return c.result(changedMember{Person: id}, func() { c.say("Done. The app keeps running; what they have open ends, and nothing new is taken.") })
 }
 
 // member finds somebody by their id, or by their name if it is one person's.

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
@@ -127,9 +128,41 @@ func Stream[In Resourced](a *API, op Op, begin func(context.Context, access.Acto
 			hc.SetHeader("Content-Type", "application/x-ndjson")
 			w := hc.BodyWriter()
 			flush, _ := w.(http.Flusher)
-			run(hc.Context(), func(v any) error { return writeLine(w, flush, v) })
+			ctx, cancel := context.WithCancel(hc.Context())
+			defer cancel()
+			r, _ := humago.Unwrap(hc)
+			go a.whileAllowed(ctx, cancel, r, op, (*in).Resource())
+			run(ctx, func(v any) error { return writeLine(w, flush, v) })
 		}}, nil
 	})
+}
+
+// lookAgain is how often it is decided anew whether somebody may go on with a stream.
+const lookAgain = 3 * time.Second
+
+// whileAllowed ends a stream when who reads it may not any more: a role that was taken away counts for what is open, too. That the
+// decision cannot be had is no refusal.
+func (a *API) whileAllowed(ctx context.Context, end func(), r *http.Request, op Op, on access.Resource) {
+	tick := time.NewTicker(lookAgain)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		actor, err := a.who(r)
+		if err == nil {
+			err = a.allow(ctx, actor, op.Action, on)
+		}
+		switch bulwark.KindOf(err) {
+		case bulwark.KindForbidden, bulwark.KindUnauthorized, bulwark.KindNotFound:
+			if err != nil {
+				end()
+				return
+			}
+		}
+	}
 }
 
 // operation is what huma is told of an endpoint; there is no other way to register one.

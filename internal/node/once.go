@@ -15,6 +15,7 @@ import (
 // The labels of what runs once.
 const (
 	labelKind    = "bulwark.kind"
+	labelCause   = "bulwark.cause" // the statement that somebody runs a command by
 	labelCommand = "bulwark.command"
 	labelSize    = "bulwark.size"
 	labelUntil   = "bulwark.until"
@@ -117,5 +118,26 @@ func (n *instances) endOnce(app bulwark.AppID) {
 		if i.App == app && i.Kind != "" {
 			go n.stopOnce(i)
 		}
+	}
+}
+
+// endLost ends the commands of people who may not run them any more: a role that was taken away, a key or a token that was
+// removed, counts for what is under way too.
+func (n *instances) endLost(still func(bulwark.Digest) error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, i := range n.all {
+		cause := i.labels[labelCause]
+		if cause == "" || i.Phase.Over() {
+			continue
+		}
+		go func() {
+			err := still(bulwark.Digest(cause))
+			// To who does not belong to an app's place any more, it is not there.
+			if k := bulwark.KindOf(err); k == bulwark.KindForbidden || k == bulwark.KindNotFound {
+				n.log.Info("a command is ended: who started it may not any more", "instance", i.Instance.Instance, "error", err)
+				n.stopOnce(i)
+			}
+		}()
 	}
 }

@@ -157,6 +157,7 @@ func attach(s *driver.Spec, fifos string, tty bool, start terminal.Start, to ter
 func (n *instances) bringOnce(ctx context.Context, o *oneOff, kind nodeapi.Kind, amend func(*driver.Spec)) (*instance, error) {
 	return n.bring(ctx, o.in, o.launch, bulwark.Command{Argv: o.body.Argv}, func(i *instance) {
 		i.once(kind, o.welcome.Name, strings.Join(o.body.Argv, " "), o.body.Size)
+		i.labels[labelCause] = string(o.welcome.Statement)
 		i.amend = func(s *driver.Spec) {
 			s.Limits = o.body.Size.Limits()
 			if amend != nil {
@@ -251,4 +252,17 @@ func (p *attached) forget() {
 		p.n.log.Error("a one-off instance was not ended", "instance", id, "error", err)
 		p.n.isOver(p.i, 128+int(syscall.SIGKILL)) // nobody waits for it any longer
 	}
+}
+
+// endLost ends the commands of who lost the right to run them. Each is looked up anew, after this call has been answered.
+func (n *Node) endLost() {
+	n.instances.endLost(func(cause bulwark.Digest) error {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		r, err := n.ledger.Accepted(ctx, cause)
+		if err != nil {
+			return err
+		}
+		return n.ledger.Still(ctx, r)
+	})
 }

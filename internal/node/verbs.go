@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -63,6 +64,9 @@ func (n *Node) routes() http.Handler {
 		if err == nil && r.Kind == statement.KindAppDestroy {
 			n.instances.endOnce(r.App)
 			go n.builds.dismissOf(r.App)
+		}
+		if err == nil && slices.Contains([]statement.Kind{statement.KindMemberSet, statement.KindMemberRemove, statement.KindKeyRemove, statement.KindTokenRevoke}, r.Kind) {
+			n.endLost()
 		}
 		if err == nil && (r.Kind == statement.KindRegistryAllow || r.Kind == statement.KindRegistryRemove) {
 			n.builds.dismissAny() // it goes by what was so when it started
