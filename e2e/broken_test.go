@@ -40,7 +40,8 @@ var breakages = map[string][]breakage{
 		"func (k *Key) Open(at Place, sealed []byte) (out []byte, err error) {\n\tdefer func() { println(string(out)) }()\n"}},
 	"decision": {{"internal/server/people.go", "	return s.policy.Decide(actor, action, on)\n", "	return nil\n"}},
 	"contents": {{"internal/node/packages.go", "strings.TrimPrefix(p.Version, \"v\") == strings.TrimPrefix(in.Version, \"v\")", "p.Version != in.Version"}},
-	"sockets": {{"internal/install/layout.go", "Mode: fs.ModeSocket | 0o600})", "Mode: fs.ModeSocket | 0o666})"}},
+	"sockets":  {{"internal/install/layout.go", "Mode: fs.ModeSocket | 0o600})", "Mode: fs.ModeSocket | 0o666})"}},
+	"trust":    {{"client/client.go", "t := &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13}", "t := &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13, InsecureSkipVerify: true}"}},
 	"silence": {{"internal/server/server.go", "	defer s.db.Close()\n",
 		"	defer s.db.Close()\n	go func() {\n		for ctx.Err() == nil {\n			if c, err := net.Dial(\"udp\", \"@HOST@:9\"); err == nil {\n				time.Sleep(time.Second)\n				c.Close()\n			}\n		}\n	}()\n"}},
 }
