@@ -116,7 +116,7 @@ func (c *child) unixListener(name string) (*net.UnixListener, error) {
 
 // engineShares is what the engine and the node have of the processors together when others want them too; a program outside has
 // 1024. What they do for a rollout is a dozen programs that start at once: requests should not wait for those.
-const engineShares = 512
+const engineShares = 128
 
 // behindRequests has this process wait for those through which requests go.
 func (c *child) behindRequests() {

@@ -26,6 +26,8 @@ type Spec struct {
 	Caps []uintptr
 	// Privileged, for node, containerd and posture only, leaves capabilities and set-uid programs as root has them.
 	Privileged bool
+	// Prompt has it run soon when it has something to do, for turns that are short: requests go through it.
+	Prompt bool
 	// Threads bounds threads and processes of the user, 0 for no bound.
 	Threads uint64
 
@@ -146,7 +148,7 @@ func Table(inst *install.Installation, x Extra) []Spec {
 		{Name: "server", User: inst.User(install.Server), Threads: 4096, Store: 16, Grace: 30 * time.Second,
 			Listeners: []Listener{operator("api", "--api-port", inst.Ports.API), operator("ssh", "--ssh-port", inst.Ports.SSH)}},
 		// The edge drains for up to 30 s.
-		{Name: "edge", User: inst.User(install.Edge), Threads: 1024, Store: 16, Overlap: true, Grace: 40 * time.Second,
+		{Name: "edge", Prompt: true, User: inst.User(install.Edge), Threads: 1024, Store: 16, Overlap: true, Grace: 40 * time.Second,
 			Listeners: []Listener{
 				public("https", "--https-port", inst.Ports.HTTPS), public("http", "--http-port", inst.Ports.HTTP),
 				unixSocket("control", install.EdgeControl), unixSocket("certs", install.EdgeCerts), packets("dial", install.EdgeDial),
