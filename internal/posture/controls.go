@@ -7,9 +7,9 @@ func Controls() []Control {
 	return []Control{int1(), int2(), int3(), int5(), iso1(), iso2(), net1(), net2(), net3(), key3(), iam2(), iam3(), prv1(), lib1()}
 }
 
-// The periods. What looks at live instances is cheap and comes often; what builds, or is greedy on purpose, comes seldom.
+// The periods. A run leaves statements in the ledger, entries in the audit log and some releases of the model app, all of which are
+// kept: what changes something comes once a day, the rest each hour.
 const (
-	often  = 15 * time.Minute
 	hourly = time.Hour
 	daily  = 24 * time.Hour
 )

@@ -25,7 +25,7 @@ import (
 )
 
 func iam3() Control {
-	return Control{ID: "IAM-3", Version: 1, Every: hourly,
+	return Control{ID: "IAM-3", Version: 1, Every: 6 * time.Hour,
 		Promise: "Every action is recorded, and the record cannot be changed unnoticed.",
 		Tries: "Changes something and looks for its entry; checks the log on disk against the node's signature and the last checkpoint that the prober saw; edits, " +
 			"cuts, reorders, rolls back and re-signs a copy of it.",

@@ -18,7 +18,7 @@ import (
 )
 
 func int3() Control {
-	return Control{ID: "INT-3", Version: 1, Every: hourly,
+	return Control{ID: "INT-3", Version: 1, Every: daily,
 		Promise: "Only what this platform built from a recorded source runs, as somebody signed for it.",
 		Tries: "Asks the node, in the server's place, to start an unsigned release, one signed by another key, one with another image, command, config or " +
 			"generation, one with another app's provenance, one whose cause is another, and one that was replaced.",

@@ -18,7 +18,7 @@ import (
 const maxSyscalls = 330
 
 func iso1() Control {
-	return Control{ID: "ISO-1", Version: 1, Every: often,
+	return Control{ID: "ISO-1", Version: 1, Every: hourly,
 		Promise: "One app cannot reach another's processes, files or memory, nor the host's.",
 		Tries: "Runs an attack kit in an instance: signals, traces, mounts, namespaces, sockets, kernel interfaces and the shapes of published escapes. " +
 			"Compares the effective settings of every process of every live instance with the specification.",

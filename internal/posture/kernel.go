@@ -8,6 +8,7 @@ import (
 	"os"
 	"runtime"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -33,6 +34,9 @@ func (w *World) runKit(ctx context.Context, args ...string) ([]byte, error) {
 	err := process.Run(ctx, process.Cmd{Path: w.Kit, Args: args, Env: []string{"PATH=/usr/bin:/bin"}, Dir: w.Scratch, Stdout: out})
 	return out.b.Bytes(), err
 }
+
+// stopTime is how long a process may take to stop.
+const stopTime = 2 * time.Second
 
 // maxFilters bounds how many filters a process may have on top of each other.
 const maxFilters = 32
@@ -60,15 +64,18 @@ func filterOf(pid int) ([]byte, error) {
 		return nil, fmt.Errorf("interrupt: %w", err)
 	}
 	var st unix.WaitStatus
-	for {
-		_, err := unix.Wait4(pid, &st, unix.WALL, nil)
-		if err == unix.EINTR {
-			continue
-		}
-		if err != nil {
+	// A process can be where it cannot be stopped; the probes must not wait for it for ever.
+	for end := time.Now().Add(stopTime); ; time.Sleep(time.Millisecond) {
+		got, err := unix.Wait4(pid, &st, unix.WALL|unix.WNOHANG, nil)
+		if err != nil && err != unix.EINTR {
 			return nil, fmt.Errorf("wait: %w", err)
 		}
-		break
+		if got == pid {
+			break
+		}
+		if time.Now().After(end) {
+			return nil, errors.New("it does not stop")
+		}
 	}
 	if !st.Stopped() {
 		return nil, errors.New("it ended")

@@ -23,9 +23,9 @@ import (
 )
 
 func key3() Control {
-	return Control{ID: "KEY-3", Version: 1, Every: hourly,
+	return Control{ID: "KEY-3", Version: 1, Every: daily,
 		Promise: "Secrets never leak: not into logs, images, arguments, other processes' environments, stores or files.",
-		Tries: "Sets a marker as a secret of the model app, has it used, revealed and built beside, and searches every file of the installation that changed since and " +
+		Tries: "Sets a marker as a secret of the model app, has it revealed, given to an instance, and another built beside, and searches every file of the installation that changed since and " +
 			"the arguments and environment of every process, also for compressed and encoded forms.",
 		Probe: probeKEY3}
 }
@@ -57,6 +57,9 @@ func probeKEY3(ctx context.Context, w *World, r *Record) error {
 		return err
 	}
 	if err := os.Remove(secret); err != nil {
+		return err
+	}
+	if _, err := w.Person.Deploy(ctx, w.Scratch); err != nil { // a build, and an image, of an app that has it
 		return err
 	}
 	found, files, err := s.tree(ctx, w.Installation.Root, since, w.Scratch)

@@ -3,11 +3,13 @@ package posture
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -19,7 +21,7 @@ import (
 // live is an instance that runs now, with its processes as the kernel shows them.
 type live struct {
 	nodeapi.Instance
-	pids []int // the first is the one that the others descend from
+	pids []int // the first is the one that is process 1 inside, if it is there
 }
 
 // instances returns what runs now. An instance is what is in its control group, whatever brought it there.
@@ -35,6 +37,7 @@ func (w *World) instances(ctx context.Context) ([]live, error) {
 	var out []live
 	for _, i := range all {
 		if pids := members[string(i.Instance)]; len(pids) > 0 {
+			slices.SortFunc(pids, func(a, b int) int { return cmp.Or(cmp.Compare(inner(a), inner(b)), cmp.Compare(a, b)) })
 			out = append(out, live{i, pids})
 		}
 	}
@@ -70,6 +73,23 @@ func cgroupMembers(below string) (map[string][]int, error) {
 		}
 	}
 	return out, nil
+}
+
+// inner is a process's number in its own namespace, a large one if it is gone. The first process of an instance is our own init.
+func inner(pid int) int {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 1 << 30
+	}
+	f := strings.Fields(statusFields(b)["NSpid"])
+	if len(f) == 0 {
+		return 1 << 30
+	}
+	n, err := strconv.Atoi(f[len(f)-1])
+	if err != nil {
+		return 1 << 30
+	}
+	return n
 }
 
 // deviation is a way in which a process is not confined as the specification says.

@@ -15,10 +15,10 @@ import (
 )
 
 func net1() Control {
-	return Control{ID: "NET-1", Version: 1, Every: often,
+	return Control{ID: "NET-1", Version: 1, Every: hourly,
 		Promise: "App instances cannot be reached from outside, nor from each other: the only way in is the edge.",
-		Tries: "Connects to every address and port on which a live instance listens, from another instance; looks for a way to them from the host; " +
-			"asks for them by the installation's own ports.",
+		Tries: "Connects to every address and port on which a live instance listens, from another instance; looks for a way to " +
+			"them from the host.",
 		Probe: probeNET1}
 }
 

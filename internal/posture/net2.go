@@ -19,7 +19,7 @@ import (
 )
 
 func net2() Control {
-	return Control{ID: "NET-2", Version: 1, Every: often,
+	return Control{ID: "NET-2", Version: 1, Every: hourly,
 		Promise: "The platform's own parts are in separated segments, and nothing flows but what the matrix of zones has.",
 		Tries: "Every cell of the matrix that begins at an instance or outside, with a real connection; every user of the platform, and a stranger, on every " +
 			"socket of the platform. A surprise either way is a failure.",

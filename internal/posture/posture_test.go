@@ -279,3 +279,11 @@ func TestForge(t *testing.T) {
 }
 
 func quietLog() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
+// The plain twin of a build runs on the host: nothing that it tries may lead off the machine.
+func TestTwinStaysHere(t *testing.T) {
+	got := local([]string{"--timeout", "1s", "--try", "l0=tcp:198.18.0.1:8080", "--try", "api=tcp:127.0.0.1:8443", "--try", "gw=tcp:198.19.255.254:53", "--mask", "00"})
+	if strings.Join(got, " ") != "--timeout 1s --try api=tcp:127.0.0.1:8443 --mask 00" {
+		t.Fatal(got)
+	}
+}

@@ -10,9 +10,9 @@ import (
 )
 
 func prv1() Control {
-	return Control{ID: "PRV-1", Version: 1, Every: often,
+	return Control{ID: "PRV-1", Version: 1, Every: hourly,
 		Promise: "The platform sends nothing to anybody but declared destinations: no telemetry.",
-		Tries: "Watches every connection of the platform's own processes, twenty times a second while the model app is used and deployed: what leads off " +
+		Tries: "Watches every connection of the platform's own processes, twenty times a second while the model app is used: what leads off " +
 			"the machine, and was not made for an app or a build, is not declared.",
 		Probe: probePRV1}
 }

@@ -58,10 +58,7 @@ func TestKilled(t *testing.T) {
 	r := newRig(t)
 	self, err := os.Executable()
 	must(t, err)
-	kills := 25
-	if testing.Short() {
-		kills = 5
-	}
+	const kills = 25
 	committed := 0
 	for range kills {
 		r.close()

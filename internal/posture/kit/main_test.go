@@ -68,7 +68,7 @@ func as(who string, args ...string) *exec.Cmd {
 func onStage(t *testing.T, args ...string) []byte {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		t.Skip("needs root: it makes namespaces")
+		t.Fatal("this test makes namespaces, so it runs as root: make test")
 	}
 	c := as("stage", args...)
 	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL,
