@@ -77,6 +77,7 @@ const (
 	readHeaderTime  = 10 * time.Second
 	keepAliveTime   = 75 * time.Second
 	clientStallTime = 60 * time.Second // no byte moved to or from a client
+	farewellTime    = 2 * time.Second  // for which an edge that leaves waits for one more request on each idle connection
 )
 
 // edge is one running edge.
@@ -91,6 +92,8 @@ type edge struct {
 	requests atomic.Uint64
 	upgraded sync.WaitGroup // hijacked connections, which http.Server does not count
 	closing  context.Context
+	leaving  atomic.Bool  // another edge accepts now; each answer ends its connection
+	open     atomic.Int64 // connections of clients that net/http counts
 	// httpsPort is what the address of a redirect has behind the host: ":8443", or nothing for the usual port.
 	httpsPort string
 }
@@ -126,8 +129,9 @@ func Run(ctx context.Context, cfg Config) error {
 		{e.certsServer(), &guarded{cfg.Certs, []uint32{cfg.NodeUID, 0}, cfg.Logger}, false},
 	}
 	failed := make(chan error, len(servers))
+	var serving sync.WaitGroup
 	for _, s := range servers {
-		wg.Go(func() { failed <- s.run() })
+		serving.Go(func() { failed <- s.run() })
 	}
 	if cfg.Keeper != nil {
 		if err := cfg.Keeper.Notify("READY=1"); err != nil {
@@ -139,7 +143,7 @@ func Run(ctx context.Context, cfg Config) error {
 	case <-ctx.Done():
 	case err = <-failed:
 	}
-	e.leave(servers, cancel)
+	e.leave(servers, &serving, cancel)
 	return err
 }
 
@@ -164,13 +168,16 @@ func (s *serving) run() error {
 }
 
 // leave ends gracefully: the listeners first (the supervisor's copies stay open, a successor accepts on them), then
-// dial is told to look for the successor, then requests finish.
-func (e *edge) leave(servers []*serving, cancel context.CancelFunc) {
+// dial is told to look for the successor, then clients learn that their connections end, then requests finish.
+func (e *edge) leave(servers []*serving, accepting *sync.WaitGroup, cancel context.CancelFunc) {
+	e.leaving.Store(true)
 	for _, s := range servers {
 		s.listener.Close()
 	}
 	e.cfg.Dial.Close()
 	e.dialer.leave()
+	accepting.Wait() // Shutdown does not wait for a connection that was accepted in this moment
+	e.farewell()
 	ctx, done := context.WithTimeout(context.Background(), e.cfg.Grace)
 	defer done()
 	var wg sync.WaitGroup
@@ -191,6 +198,26 @@ func (e *edge) leave(servers []*serving, cancel context.CancelFunc) {
 	cancel() // closes what was upgraded and stays
 	<-ended
 	e.tables.close()
+}
+
+// farewell waits until no connection is left, for a time. An idle one that is closed can cut off a request that is on its way; one
+// that ends with an answer cannot.
+func (e *edge) farewell() {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(farewellTime); e.open.Load() > 0 && time.Now().Before(end); {
+		<-tick.C
+	}
+}
+
+// count keeps the number of clients' connections.
+func (e *edge) count(_ net.Conn, s http.ConnState) {
+	switch s {
+	case http.StateNew:
+		e.open.Add(1)
+	case http.StateClosed, http.StateHijacked:
+		e.open.Add(-1)
+	}
 }
 
 // restore takes back what a predecessor stored. What cannot be read is left out with a line in the log: serving some

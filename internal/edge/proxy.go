@@ -63,7 +63,7 @@ func (e *edge) httpsServer() *http.Server {
 	return &http.Server{
 		Handler: &proxy{edge: e, pools: newExchanges()}, TLSConfig: e.certs.tlsConfig(), Protocols: protocols,
 		ReadHeaderTimeout: readHeaderTime, IdleTimeout: keepAliveTime, MaxHeaderBytes: maxHeaderBytes,
-		ErrorLog: errorLog(e.cfg.Logger), DisableGeneralOptionsHandler: true,
+		ErrorLog: errorLog(e.cfg.Logger), DisableGeneralOptionsHandler: true, ConnState: e.count,
 		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 250, MaxReadFrameSize: 16384, SendPingTimeout: clientStallTime,
 			PingTimeout: 15 * time.Second, WriteByteTimeout: clientStallTime},
 	}
@@ -77,6 +77,9 @@ type proxy struct {
 
 // ServeHTTP does one request.
 func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if p.edge.leaving.Load() {
+		w = closing{w}
+	}
 	x := p.pools.states.Get().(*exchange)
 	*x = exchange{e: p.edge, w: w, r: r, start: time.Now(), head: x.head[:0]}
 	x.id = newRequestID()
@@ -170,9 +173,14 @@ type closing struct{ http.ResponseWriter }
 
 // WriteHeader adds the header that makes net/http close the connection.
 func (c closing) WriteHeader(status int) {
-	c.Header()["Connection"] = []string{"close"}
+	if status >= http.StatusOK {
+		c.Header()["Connection"] = []string{"close"}
+	}
 	c.ResponseWriter.WriteHeader(status)
 }
+
+// Unwrap is for [http.ResponseController].
+func (c closing) Unwrap() http.ResponseWriter { return c.ResponseWriter }
 
 // path is the target without its query, which may hold secrets.
 func (x *exchange) path() string {

@@ -1,7 +1,9 @@
 package edge
 
 import (
+	"bufio"
 	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"log/slog"
@@ -120,6 +122,50 @@ func TestRestartsUnderLoad(t *testing.T) {
 	cancel()
 	wg.Wait()
 	r.control.Close()
+	stop()
+}
+
+// TestFarewell has clients send on connections that stand while the edge goes: an edge that closes those that are idle cuts off a
+// request that is on its way, and who sent it cannot know whether it had an effect.
+func TestFarewell(t *testing.T) {
+	r := newRig(t, nil)
+	r.serve("a.example.org", backend(t, func(w http.ResponseWriter, q *http.Request) { _, _ = io.Copy(w, q.Body) }))
+	var wg sync.WaitGroup
+	begun := make(chan struct{}, 8)
+	for range 8 {
+		conn, err := tls.Dial("tcp", r.addr, &tls.Config{RootCAs: r.pool, ServerName: "a.example.org"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		wg.Go(func() {
+			in := bufio.NewReader(conn)
+			for n := 0; ; n++ {
+				fmt.Fprintf(conn, "POST / HTTP/1.1\r\nHost: a.example.org\r\nContent-Length: 4\r\n\r\nbody")
+				resp, err := http.ReadResponse(in, nil)
+				if err != nil {
+					t.Errorf("request %d has no answer: %v", n, err)
+					return
+				}
+				if body, err := io.ReadAll(resp.Body); err != nil || string(body) != "body" {
+					t.Errorf("%q %v", body, err)
+				}
+				if n == 0 {
+					begun <- struct{}{}
+				}
+				if resp.Close {
+					return
+				}
+				time.Sleep(5 * time.Millisecond) // idle, as a browser is
+			}
+		})
+	}
+	for range cap(begun) {
+		<-begun
+	}
+	stop := r.successor()
+	r.stop()
+	wg.Wait()
 	stop()
 }
 

@@ -29,8 +29,9 @@ func (n *instances) ended(e driver.Exit) {
 	n.mu.Lock()
 	i, ok := n.all[e.Instance]
 	if !ok && len(n.starting) > 0 {
-		n.early[e.Instance] = e // a short command may end before its start is through
+		n.early[life{e.Instance, e.PID}] = e // a short command may end before its start is through
 	}
+	ok = ok && (i.pid == e.PID || i.pid == 0) // else it is the end of an attempt at its start that was given up
 	if ok = ok && !i.settling; ok {
 		i.settling = true
 	}

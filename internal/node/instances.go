@@ -57,8 +57,10 @@ type instances struct {
 	halting atomic.Bool // the platform is being stopped: nothing starts any more, and events are silent
 	// starting counts the starts under way by release; guarded by mu.
 	starting map[string]int
+	// turns are the instances that are being started, each with what is closed when that is over; guarded by mu.
+	turns map[bulwark.InstanceID]chan struct{}
 	// early holds the ends that were told of before the start was through; guarded by mu.
-	early map[bulwark.InstanceID]driver.Exit
+	early map[life]driver.Exit
 	// coming are the addresses of instances that are being started; guarded by mu.
 	coming map[netip.Addr]bulwark.AppID
 	// openWay tells who carries what instances send whose each address is, and returns when they know.
@@ -78,6 +80,7 @@ type instance struct {
 	port    uint16
 	health  string
 	netns   *os.File
+	pid     int                // as the host counts; 0 if it was over when a restarted node found it
 	until   time.Time          // when it is ended at the latest; zero for a service
 	amend   func(*driver.Spec) // what is special about how it starts; may be nil
 	stop    context.CancelFunc // ends the watch
@@ -107,12 +110,14 @@ func (n *instances) start(ctx context.Context, in nodeapi.Start) (*nodeapi.Insta
 	if n.halting.Load() {
 		return nil, bulwark.Failf(bulwark.KindUnavailable, "The platform is being stopped.")
 	}
-	n.mu.Lock()
-	if have, ok := n.all[in.Instance]; ok {
-		n.mu.Unlock()
-		return &have.Instance, nil // asked again after an answer that was lost
+	over, err := n.turn(ctx, in.Instance)
+	if err != nil {
+		return nil, err
 	}
-	n.mu.Unlock()
+	defer over()
+	if have, ok := n.get(in.Instance); ok {
+		return &have, nil // asked again after an answer that was lost
+	}
 	launch, err := n.ledger.Launch(ctx, in.Bundle)
 	if err != nil {
 		return nil, err
@@ -129,13 +134,10 @@ func (n *instances) start(ctx context.Context, in nodeapi.Start) (*nodeapi.Insta
 	if err := n.room(r.App); err != nil {
 		return nil, err
 	}
-	i, err := n.bring(ctx, in, launch, command, nil)
-	if err != nil {
+	if _, err := n.bring(ctx, in, launch, command, nil); err != nil {
 		return nil, err
 	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	out := i.Instance
+	out, _ := n.get(in.Instance)
 	return &out, nil
 }
 
@@ -270,7 +272,7 @@ func (n *instances) run(ctx context.Context, i *instance, launch *ledger.Launch,
 	if spec.Streams == nil {
 		spec.Args = slices.Insert(spec.Args, 1, "--merge")
 	}
-	if _, err := n.driver.Start(ctx, spec); err != nil {
+	if i.pid, err = n.driver.Start(ctx, spec); err != nil {
 		if i.netns != nil {
 			i.netns.Close()
 		}
@@ -403,7 +405,7 @@ func (n *instances) adopt(i *instance) {
 	i.collected, i.watched = make(chan struct{}), make(chan struct{})
 	n.mu.Lock()
 	n.all[i.Instance.Instance] = i
-	end, early := n.early[i.Instance.Instance]
+	end, early := n.early[life{i.Instance.Instance, i.pid}]
 	n.mu.Unlock()
 	if early {
 		n.ended(end)
@@ -437,6 +439,7 @@ func (n *instances) recover(ctx context.Context) error {
 			continue
 		}
 		if st.State == driver.Running {
+			i.pid = st.PID
 			if i.netns, err = network.Namespace(st.PID); err != nil {
 				n.log.Info("instance ended meanwhile", "instance", st.Instance)
 			} else if told[st.Instance] {

@@ -183,7 +183,7 @@ func (n *Node) openInstances(ctx context.Context, store *images.Store, engine *c
 	n.instances = &instances{ledger: n.ledger, images: store, applogs: lines, driver: engine, router: router, dirs: d, log: c.Log,
 		dial: &dialer{path: c.Sockets.Dial, log: c.Log, entries: map[bulwark.InstanceID]dial.Entry{}},
 		uid:  func(block uint32) (uint32, error) { return c.Block(1 + (block-1)*blocksPerApp) },
-		all:  map[bulwark.InstanceID]*instance{}, coming: map[netip.Addr]bulwark.AppID{}, starting: map[string]int{}, early: map[bulwark.InstanceID]driver.Exit{}, numbers: map[bulwark.AppID]map[int]bool{}}
+		all:  map[bulwark.InstanceID]*instance{}, coming: map[netip.Addr]bulwark.AppID{}, starting: map[string]int{}, turns: map[bulwark.InstanceID]chan struct{}{}, early: map[life]driver.Exit{}, numbers: map[bulwark.AppID]map[int]bool{}}
 	sockets, err := router.Sockets(c.Restored, c.Keeper)
 	if err != nil {
 		return err
@@ -304,9 +304,9 @@ func (n *Node) follow(ctx context.Context) {
 func (n *Node) resync(ctx context.Context) {
 	// Those that are known first: what starts in between is then not missed in the list.
 	n.instances.mu.Lock()
-	gone := map[bulwark.InstanceID]int{}
-	for id := range n.instances.all {
-		gone[id] = 137 // a shim that died takes its container along
+	gone := map[bulwark.InstanceID]driver.Exit{}
+	for id, i := range n.instances.all {
+		gone[id] = driver.Exit{Instance: id, PID: i.pid, Code: 137} // a shim that died takes its container along
 	}
 	n.instances.mu.Unlock()
 	found, err := n.instances.driver.List(ctx)
@@ -317,13 +317,17 @@ func (n *Node) resync(ctx context.Context) {
 	for _, st := range found {
 		switch st.State {
 		case "stopped":
-			gone[st.Instance] = st.ExitCode
+			e := gone[st.Instance]
+			e.Instance, e.Code = st.Instance, st.ExitCode
+			gone[st.Instance] = e
 		default:
 			delete(gone, st.Instance)
 		}
 	}
-	for id, code := range gone {
-		n.instances.ended(exit(id, code))
+	now := time.Now()
+	for _, e := range gone {
+		e.At = now
+		n.instances.ended(e)
 	}
 }
 

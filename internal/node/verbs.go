@@ -390,7 +390,3 @@ func peerOf(u *net.UnixConn) (cred *unix.Ucred, err error) {
 	cerr := raw.Control(func(fd uintptr) { cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
 	return cred, errors.Join(cerr, err)
 }
-
-func exit(id bulwark.InstanceID, code int) driver.Exit {
-	return driver.Exit{Instance: id, Code: code, At: time.Now()}
-}

@@ -304,7 +304,7 @@ func (d *Driver) Exits(ctx context.Context) (<-chan driver.Exit, error) {
 					continue
 				}
 				select {
-				case out <- driver.Exit{Instance: id, Code: int(x.ExitStatus), At: x.ExitedAt.AsTime()}:
+				case out <- driver.Exit{Instance: id, PID: int(x.Pid), Code: int(x.ExitStatus), At: x.ExitedAt.AsTime()}:
 				case <-ctx.Done():
 					return
 				}

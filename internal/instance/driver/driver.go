@@ -73,6 +73,7 @@ type Status struct {
 // Exit is the end of an instance.
 type Exit struct {
 	Instance bulwark.InstanceID
+	PID      int // as the host counts: an id may be started again after a start that was given up
 	Code     int
 	At       time.Time
 }
