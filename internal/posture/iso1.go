@@ -13,9 +13,9 @@ import (
 	"github.com/bulwark-paas/bulwark/internal/posture/kit"
 )
 
-// maxSyscalls is how many system calls may lead to the kernel's code from inside an instance: the profile's own number, and
-// no more. A new kernel or profile that opens more is seen here.
-const maxSyscalls = 330
+// maxSyscalls is how many system calls may lead to the kernel's code from inside an instance. A kernel or a filter that opens more
+// is seen here.
+const maxSyscalls = 150
 
 func iso1() Control {
 	return Control{ID: "ISO-1", Version: 1, Every: hourly,

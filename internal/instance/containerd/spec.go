@@ -2,9 +2,7 @@ package containerd
 
 import (
 	"path"
-	"runtime"
 
-	"github.com/containerd/containerd/v2/contrib/seccomp"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/bulwark-paas/bulwark/internal/instance/driver"
@@ -42,7 +40,7 @@ func (d *Driver) spec(s driver.Spec) *specs.Spec {
 		Mounts: mounts(s),
 		Linux:  d.linux(s),
 	}
-	spec.Linux.Seccomp = filter(spec)
+	spec.Linux.Seccomp = filter()
 	return spec
 }
 
@@ -110,46 +108,4 @@ func mounts(s driver.Spec) []specs.Mount {
 		out = append(out, specs.Mount{Destination: m.Target, Type: "bind", Source: m.Source, Options: o})
 	}
 	return out
-}
-
-// filter is containerd's default profile, tightened: what ENGINE's in-instance kit still reached is refused.
-func filter(spec *specs.Spec) *specs.LinuxSeccomp {
-	p := seccomp.DefaultProfile(spec)
-	deny := map[string]bool{
-		"ptrace": true, "process_vm_readv": true, "process_vm_writev": true, "process_madvise": true,
-		"socketcall":   true, // the 32-bit way to make a socket: its arguments lie in memory, where no filter sees them
-		"memfd_secret": true, "modify_ldt": true,
-		"name_to_handle_at": true, "pidfd_getfd": true, "kcmp": true,
-		"socket": true, // given back below, family by family
-	}
-	for i := range p.Syscalls {
-		names := p.Syscalls[i].Names[:0:0]
-		for _, n := range p.Syscalls[i].Names {
-			if !deny[n] || p.Syscalls[i].Action != specs.ActAllow {
-				names = append(names, n)
-			}
-		}
-		p.Syscalls[i].Names = names
-	}
-	kept := p.Syscalls[:0]
-	for _, s := range p.Syscalls {
-		if len(s.Names) > 0 {
-			kept = append(kept, s)
-		}
-	}
-	const unix, inet, inet6, netlink, netlinkRoute = 1, 2, 10, 16, 0
-	for _, family := range []uint64{unix, inet, inet6} {
-		kept = append(kept, specs.LinuxSyscall{Names: []string{"socket"}, Action: specs.ActAllow,
-			Args: []specs.LinuxSeccompArg{{Index: 0, Value: family, Op: specs.OpEqualTo}}})
-	}
-	// Go's net.InterfaceAddrs and Node's os.networkInterfaces read the addresses through NETLINK_ROUTE.
-	kept = append(kept, specs.LinuxSyscall{Names: []string{"socket"}, Action: specs.ActAllow, Args: []specs.LinuxSeccompArg{
-		{Index: 0, Value: netlink, Op: specs.OpEqualTo}, {Index: 2, Value: netlinkRoute, Op: specs.OpEqualTo}}})
-	p.Syscalls = kept
-	// One architecture: the numbers of the others lead around what is written here for this one.
-	p.Architectures = []specs.Arch{specs.ArchX86_64}
-	if runtime.GOARCH == "arm64" {
-		p.Architectures = []specs.Arch{specs.ArchAARCH64}
-	}
-	return p
 }
