@@ -1,5 +1,7 @@
 package bulwark
 
+import "fmt"
+
 // Plan is what a build found out about an app: how it runs. A release freezes it. It is written by a builder, so whoever
 // owns a builder chooses it, for that builder's app alone.
 type Plan struct {
@@ -8,9 +10,28 @@ type Plan struct {
 	Port      uint16                  `json:"port,omitempty"`      // what PORT is; 0 means EdgePort
 	Health    string                  `json:"health,omitempty"`    // path that answers 2xx or 3xx when the app is ready; empty means TCP
 	Writable  []string                `json:"writable,omitempty"`  // absolute paths that the app may write to; emptied at each start
+	Isolation Isolation               `json:"isolation,omitempty"` // what stands between the app and the host's kernel
 	Cron      []CronJob               `json:"cron,omitempty"`      // from bulwark.toml
 	FirstByte Duration                `json:"first_byte,omitzero"` // time-out of a request to its first byte
 	Idle      Duration                `json:"idle,omitzero"`       // time-out between two bytes
+}
+
+// Isolation is what stands between an app and the host's kernel.
+type Isolation string
+
+// The kinds of isolation.
+const (
+	IsolationDefault Isolation = ""        // namespaces and a filter of system calls
+	IsolationSandbox Isolation = "sandbox" // a kernel of its own in user space (gVisor), behind the same
+)
+
+// ParseIsolation checks a kind of isolation.
+func ParseIsolation(s string) (Isolation, error) {
+	switch i := Isolation(s); i {
+	case IsolationDefault, IsolationSandbox:
+		return i, nil
+	}
+	return "", Invalid(fmt.Sprintf("There is no isolation %+q.", s), "Leave it out, or write \"sandbox\".")
 }
 
 // Command is one command of an app. Argv is executed as it stands, after Expand was done: no shell is involved unless the

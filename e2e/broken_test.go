@@ -21,7 +21,8 @@ import (
 type breakage struct{ file, old, by string }
 
 var breakages = map[string][]breakage{
-	"filter": {{"internal/instance/containerd/spec.go", "spec.Linux.Seccomp = filter()", "_ = filter"}},
+	"filter":  {{"internal/instance/containerd/spec.go", "spec.Linux.Seccomp = filter()", "_ = filter"}},
+	"sandbox": {{"internal/node/instances.go", "Sandbox:  i.sandboxed(),", "Sandbox:  false,"}},
 	"digests": {
 		{"internal/node/images/store.go", "	if err := s.verify(s.blob(image), image); err != nil {\n		return nil, config, err\n", "	if err := s.verify(s.blob(image), image); false {\n		return nil, config, err\n"},
 		{"internal/node/images/store.go", "s.verify(s.layer(y.EROFS), y.EROFS)); err != nil {", "s.verify(s.layer(y.EROFS), y.EROFS)); false {"},

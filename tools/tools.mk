@@ -1,4 +1,4 @@
-# Rules that build the programs Bulwark runs beside itself (runc, the containerd shim, buildkitd) and the programs that
+# Rules that build the programs Bulwark runs beside itself (runc, gVisor's runsc, the containerd shim, buildkitd) and the programs that
 # check its code. The root Makefile includes this file.
 #
 # Every program has a Go module of its own under tools/, so that it is built of exactly the dependency versions that its
@@ -20,7 +20,7 @@ TOOLS_DIR := $(patsubst %/,%,$(dir $(abspath $(lastword $(MAKEFILE_LIST)))))
 DEPS_PACKAGES := gcc libc6-dev pkg-config libseccomp-dev git openssh-client mmdebstrap nftables e2fsprogs ca-certificates curl
 # Beside them what the tests alone need: systemd-analyze, and a checker for our scripts.
 TEST_PACKAGES := systemd shellcheck
-ENGINE_MODULES := runc shim buildkit
+ENGINE_MODULES := runc runsc shim buildkit
 CHECK_MODULES := golangci-lint govulncheck nfpm
 TEST_MODULES := registry
 
@@ -98,6 +98,7 @@ engine-tools: deps
 	$(call once,$(ENGINE_BIN),\
 	$(call go-build,runc,1,runc,github.com/opencontainers/runc,$(RUNC_FLAGS)); \
 	$(call go-build,shim,0,containerd-shim-runc-v2,github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2,$(SHIM_FLAGS)); \
+	$(call go-build,runsc,0,runsc,gvisor.dev/gvisor/runsc,-ldflags '-s -w'); \
 	$(call buildkit-vendor,$$new/buildkit); echo "building buildkitd" >&2; \
 	(cd $$new/buildkit && GOFLAGS=-mod=vendor GOWORK=off CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false $(BUILDKIT_FLAGS) \
 		-o $$new/bin/buildkitd github.com/moby/buildkit/cmd/buildkitd); rm -rf $$new/buildkit)

@@ -47,7 +47,7 @@ func Flows() []Flow {
 	return []Flow{
 		{Outside, Edge, TCP, 0, "the ports for http and https, on all addresses or on the loopback alone (installation.json)"},
 		{Outside, Control, TCP, 0, "the ports of the API and of git, likewise; nothing is answered without a known key"},
-		{Edge, Run, Handed, 0, "made by dial inside the instance's network namespace, on the port of the release and for a host that the app claimed"},
+		{Edge, Run, Handed, 0, "made by dial inside the instance's network namespace, or for a sandbox in the router's, on the port of the release and for a host that the app claimed"},
 		{Run, Names, UDP, 53, "the router's address; answers lead nowhere by themselves"},
 		{Run, Names, TCP, 53, "the same"},
 		{Run, Egress, TCP, 0, "whatever is not closed (Closed), and closed ones that egress allow opened; taken over transparently, from the instance's own address only"},

@@ -39,6 +39,7 @@ const (
 	labelPort       = "bulwark.port"
 	labelHealth     = "bulwark.health"
 	labelName       = "bulwark.name"
+	labelIsolation  = "bulwark.isolation"
 )
 
 // Instances runs instances: it verifies, puts together, starts, watches and stops them.
@@ -79,7 +80,7 @@ type instance struct {
 	address netip.Addr
 	port    uint16
 	health  string
-	netns   *os.File
+	netns   *os.File           // where a socket is made that leads to it
 	pid     int                // as the host counts; 0 if it was over when a restarted node found it
 	until   time.Time          // when it is ended at the latest; zero for a service
 	amend   func(*driver.Spec) // what is special about how it starts; may be nil
@@ -123,6 +124,9 @@ func (n *instances) start(ctx context.Context, in nodeapi.Start) (*nodeapi.Insta
 		return nil, err
 	}
 	r := launch.Release
+	if _, err := bulwark.ParseIsolation(string(r.Plan.Isolation)); err != nil {
+		return nil, err // of a later version: it is not run with less than it asks for
+	}
 	command, ok := r.Plan.Processes[in.Process]
 	if in.Job {
 		command, ok = job(r, in.Process)
@@ -205,11 +209,12 @@ func newInstance(in nodeapi.Start, launch *ledger.Launch, address netip.Addr) *i
 		i.port = bulwark.EdgePort
 	}
 	i.Instance = nodeapi.Instance{Instance: in.Instance, App: r.App, Process: in.Process, Generation: r.Generation,
-		Phase: nodeapi.PhaseStarting, Since: time.Now()}
+		Phase: nodeapi.PhaseStarting, Since: time.Now(), Isolation: r.Plan.Isolation}
 	i.labels = map[string]string{
 		labelApp: string(r.App), labelProcess: string(in.Process), labelGeneration: strconv.FormatUint(r.Generation, 10),
 		labelRelease: string(launch.Digest), labelImage: string(r.Image),
 		labelAddress: address.String(), labelPort: strconv.Itoa(int(i.port)), labelHealth: i.health, labelName: i.name,
+		labelIsolation: string(r.Plan.Isolation),
 	}
 	if in.Job {
 		command, _ := job(r, in.Process) // start has looked it up
@@ -251,9 +256,10 @@ func (n *instances) run(ctx context.Context, i *instance, launch *ledger.Launch,
 		Mounts:   []driver.Mount{{Source: offer.path, Target: "/.bulwark/socket"}},
 		Hostname: string(r.Name),
 		LogFile:  n.logFile(i.Instance.Instance),
+		Sandbox:  i.sandboxed(),
 		Network: func(pid int) (err error) {
 			// Before the start: afterwards the number may be somebody else's.
-			if i.netns, err = network.Namespace(pid); err != nil {
+			if i.netns, err = n.outside(i, pid); err != nil {
 				return err
 			}
 			if err := n.router.Connect(i.Instance.Instance, pid, i.address); err != nil {
@@ -440,7 +446,7 @@ func (n *instances) recover(ctx context.Context) error {
 		}
 		if st.State == driver.Running {
 			i.pid = st.PID
-			if i.netns, err = network.Namespace(st.PID); err != nil {
+			if i.netns, err = n.outside(i, st.PID); err != nil {
 				n.log.Info("instance ended meanwhile", "instance", st.Instance)
 			} else if told[st.Instance] {
 				if e, err := n.registration(ctx, i); err != nil {
@@ -484,7 +490,7 @@ func fromLabels(st driver.Status) (*instance, error) {
 	}
 	i := &instance{
 		Instance: nodeapi.Instance{Instance: st.Instance, App: app, Process: process, Generation: generation,
-			Phase: nodeapi.PhaseStarting, Since: time.Now()},
+			Phase: nodeapi.PhaseStarting, Since: time.Now(), Isolation: bulwark.Isolation(st.Labels[labelIsolation])},
 		labels: st.Labels, address: address, port: uint16(port), health: st.Labels[labelHealth], gone: make(chan struct{}), name: st.Labels[labelName],
 	}
 	i.onceFromLabels()
@@ -505,7 +511,9 @@ func (n *instances) list() []nodeapi.Instance {
 	defer n.mu.Unlock()
 	out := make([]nodeapi.Instance, 0, len(n.all))
 	for _, i := range n.all {
-		out = append(out, i.Instance)
+		of := i.Instance
+		of.At = netip.AddrPortFrom(i.address, i.port)
+		out = append(out, of)
 	}
 	return out
 }

@@ -196,7 +196,7 @@ func (n *Node) openInstances(ctx context.Context, store *images.Store, engine *c
 	if err != nil {
 		return err
 	}
-	if err := router.Apply(ctx, network.Rules(subnets, nil)); err != nil {
+	if err := router.Apply(ctx, network.Rules(subnets, nil, nil)); err != nil {
 		return err
 	}
 	return n.instances.recover(ctx)

@@ -183,7 +183,7 @@ func (o *outward) picture(ctx context.Context) (egress.Transit, resolver.Table, 
 			open = append(open, network.Exception{From: from, To: n})
 		}
 	}
-	return transit, table, network.Rules(connected, open), nil
+	return transit, table, network.Rules(connected, open, o.instances.sandboxes()), nil
 }
 
 // exceptionRange returns the addresses of a rule that names a range. A wide range is not listed one by one: it is opened

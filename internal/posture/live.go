@@ -99,7 +99,7 @@ type deviation struct{ what, detail string }
 var namespaces = []string{"user", "pid", "mnt", "ipc", "uts", "net", "cgroup"}
 
 // confined compares what the kernel says about a process with what an instance's has to be.
-func confined(pid int, ids install.Range) []deviation {
+func confined(pid int, ids install.Range, isolation bulwark.Isolation) []deviation {
 	var out []deviation
 	add := func(what, format string, args ...any) {
 		out = append(out, deviation{what, fmt.Sprintf("process %d: ", pid) + fmt.Sprintf(format, args...)})
@@ -109,7 +109,12 @@ func confined(pid int, ids install.Range) []deviation {
 		return nil // it ended
 	}
 	fields := statusFields(status)
+	sandbox := isolation == bulwark.IsolationSandbox
 	for _, set := range []string{"CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"} {
+		// A sandbox's own processes have rights in their own user namespace, over nothing of the host's; no code of the app's runs in them.
+		if sandbox {
+			break
+		}
 		if strings.Trim(fields[set], "0") != "" || fields[set] == "" {
 			add("no capabilities", "%s is %s", set, fields[set])
 		}
@@ -137,9 +142,15 @@ func confined(pid int, ids install.Range) []deviation {
 	for _, ns := range namespaces {
 		theirs, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", pid, ns))
 		ours, oerr := os.Readlink("/proc/thread-self/ns/" + ns)
+		if sandbox && ns == "cgroup" {
+			continue // the app sees the one that the sandbox shows it
+		}
 		if err == nil && (oerr != nil || theirs == ours) {
 			add("a "+ns+" namespace of its own", "it is in the host's, %s", theirs)
 		}
+	}
+	if sandbox { // what the app sees of files is the sandbox's affair: the kit looks from inside
+		return out
 	}
 	return append(out, mountsOf(pid)...)
 }

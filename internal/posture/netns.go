@@ -35,9 +35,9 @@ func within(path string, f func() error) error {
 
 func netnsOf(pid int) string { return fmt.Sprintf("/proc/%d/ns/net", pid) }
 
-// dialIn connects to an address from within a process's own network namespace.
-func dialIn(pid int, to netip.AddrPort) error {
-	return within(netnsOf(pid), func() error {
+// dialIn connects to an address from within a network namespace.
+func dialIn(ns string, to netip.AddrPort) error {
+	return within(ns, func() error {
 		c, err := net.DialTimeout("tcp", to.String(), time.Second)
 		if err == nil {
 			c.Close()

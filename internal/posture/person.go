@@ -82,6 +82,9 @@ type model struct {
 	App string `json:"app"`
 	// Mark is in a file of its image, and nowhere else on the machine's disk.
 	Mark string `json:"mark,omitempty"`
+	// Sandboxed is the one that asks for a sandbox, and Kit the digest of the kit in it.
+	Sandboxed string `json:"sandboxed,omitempty"`
+	Kit       string `json:"kit,omitempty"`
 }
 
 // modelDockerfile builds the kit into an image, and runs it on the way: what it reaches there is in the image.
@@ -134,18 +137,27 @@ func (p *Person) app(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("the prober cannot sign in: %w", err)
 	}
 	m, err := p.model()
-	if err == nil && m.App != "" {
-		if _, err := p.Do(ctx, "apps", "info", m.App, "--json"); err == nil {
-			return m.App, nil
-		}
-	} else if err != nil {
+	if err != nil {
 		return "", err
 	}
-	m.App = "posture-" + randomHex(5)
-	if _, err := p.Do(ctx, "apps", "create", m.App); err != nil {
-		return "", fmt.Errorf("the model app cannot be made: %w", err)
+	if made, err := p.made(ctx, &m.App); !made {
+		return m.App, err
 	}
 	return m.App, p.keep(m)
+}
+
+// made makes an app unless there is one of that name, and tells whether it did.
+func (p *Person) made(ctx context.Context, name *string) (bool, error) {
+	if *name != "" {
+		if _, err := p.Do(ctx, "apps", "info", *name, "--json"); err == nil {
+			return false, nil
+		}
+	}
+	*name = "posture-" + randomHex(5)
+	if _, err := p.Do(ctx, "apps", "create", *name); err != nil {
+		return false, fmt.Errorf("the model app cannot be made: %w", err)
+	}
+	return true, nil
 }
 
 func (p *Person) modelFile() string { return filepath.Join(filepath.Dir(p.home), "model.json") }

@@ -215,7 +215,7 @@ func TestSearch(t *testing.T) {
 // This process is not confined, and everything about that is seen.
 func TestConfined(t *testing.T) {
 	got := map[string]bool{}
-	for _, d := range confined(os.Getpid(), install.Range{Base: 1 << 30, Count: 1}) {
+	for _, d := range confined(os.Getpid(), install.Range{Base: 1 << 30, Count: 1}, "") {
 		got[d.what] = true
 	}
 	for _, want := range []string{"no capabilities", "no new privileges", "a filter of system calls", "a user of the installation's range", "a net namespace of its own",
@@ -224,7 +224,7 @@ func TestConfined(t *testing.T) {
 			t.Errorf("not noticed: %s", want)
 		}
 	}
-	if confined(1<<22+1, install.Range{}) != nil {
+	if confined(1<<22+1, install.Range{}, "") != nil {
 		t.Error("a process that is gone deviates")
 	}
 }

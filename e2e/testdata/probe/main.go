@@ -142,7 +142,7 @@ func read(name string) (string, error) {
 	if err == nil && len(b) == 0 { // what is masked reads so
 		err = errors.New("nothing is in it")
 	}
-	return fmt.Sprintf("%d bytes", len(b)), err
+	return fmt.Sprintf("%d bytes: %.80q", len(b), b), err
 }
 
 func connect(to string) (string, error) {

@@ -26,7 +26,7 @@ type manifest struct {
 	env        map[string]string
 	secrets    []string
 	processes  map[bulwark.ProcessType]bulwark.Command // nil if not given
-	plan       bulwark.Plan                            // Health, Port, Writable, Cron and time-outs only
+	plan       bulwark.Plan                            // Health, Port, Writable, Isolation, Cron and time-outs only
 }
 
 // manifestFile is the form of bulwark.toml. Strings are checked after decoding, for messages with a line.
@@ -47,8 +47,9 @@ type manifestFile struct {
 		FirstByte string `toml:"first_byte"`
 		Idle      string `toml:"idle"`
 	} `toml:"timeouts"`
-	Writable []string `toml:"writable"`
-	Cron     []struct {
+	Writable  []string `toml:"writable"`
+	Isolation string   `toml:"isolation"`
+	Cron      []struct {
 		Name     string `toml:"name"`
 		Schedule string `toml:"schedule"`
 		Command  string `toml:"command"`
@@ -101,9 +102,9 @@ func (r *manifestReader) fail(key []string, what, hint string) {
 }
 
 func (r *manifestReader) unknown(key toml.Key) error {
-	hint := "The keys are build.planner, build.dir, build.dockerfile, build.env, build.secrets, processes, web.health, web.port, timeouts.first_byte, timeouts.idle, writable, and cron with name, schedule and command."
-	if key[len(key)-1] == "writable" {
-		hint = "\"writable\" stands above the first [table]: TOML reads what follows a table's name as part of the table."
+	hint := "The keys are build.planner, build.dir, build.dockerfile, build.env, build.secrets, processes, web.health, web.port, timeouts.first_byte, timeouts.idle, writable, isolation, and cron with name, schedule and command."
+	if last := key[len(key)-1]; last == "writable" || last == "isolation" {
+		hint = fmt.Sprintf("%q stands above the first [table]: TOML reads what follows a table's name as part of the table.", last)
 	}
 	return at(manifestName, lineOf(r.text, key, -1), fmt.Sprintf("the key %q is not known", key.String()), hint)
 }
@@ -204,6 +205,11 @@ func (r *manifestReader) web(f *manifestFile, md toml.MetaData) {
 		}
 	}
 	r.m.plan.Writable = f.Writable
+	isolation, err := bulwark.ParseIsolation(f.Isolation)
+	if err != nil || f.Isolation == "" && md.IsDefined("isolation") {
+		r.fail([]string{"isolation"}, fmt.Sprintf("there is no isolation %+q", short(f.Isolation)), "Leave it out, or write \"sandbox\".")
+	}
+	r.m.plan.Isolation = isolation
 }
 
 func (r *manifestReader) timeout(key, s string) bulwark.Duration {

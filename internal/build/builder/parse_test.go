@@ -229,6 +229,9 @@ func TestParseManifestRefuses(t *testing.T) {
 		{replace(`name = "report"`, `name = "cleanup"`), `bulwark.toml:28: there is another cron job "cleanup"`},
 		{replace(`command = "./report"`, ``), "bulwark.toml:27: the command is empty"},
 		{"[web]\nwritable = [\"/x\"]", "stands above the first [table]"},
+		{"[web]\nisolation = \"sandbox\"", "\"isolation\" stands above the first [table]"},
+		{"isolation = \"strong\"", `bulwark.toml:1: there is no isolation "strong"`},
+		{"\nisolation = \"\"", `bulwark.toml:2: there is no isolation ""`},
 		{"[processes]\n", "bulwark.toml:1: [processes] names no process"},
 	} {
 		_, err := parseManifest(c.text)

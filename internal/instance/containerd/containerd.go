@@ -71,7 +71,7 @@ func (d *Driver) Client() *client.Client { return d.client }
 
 // Start implements [driver.Driver].
 func (d *Driver) Start(ctx context.Context, s driver.Spec) (pid int, err error) {
-	return d.Run(ctx, string(s.Instance), d.spec(s), Options{Labels: s.Labels, LogFile: s.LogFile, Network: s.Network, Streams: s.Streams})
+	return d.Run(ctx, string(s.Instance), d.spec(s), Options{Labels: s.Labels, LogFile: s.LogFile, Network: s.Network, Streams: s.Streams, Sandbox: s.Sandbox})
 }
 
 // Options are what Run needs beside the OCI spec.
@@ -81,6 +81,16 @@ type Options struct {
 	Network func(pid int) error
 	Streams *driver.Streams // in place of LogFile
 	IO      cio.Creator     // in place of LogFile
+	Sandbox bool            // gVisor in runc's place
+}
+
+// runtime are the programs that the shim has create a container. gVisor's own shim needs more rights than the engine has.
+func (d *Driver) runtime(sandbox bool) *runcoptions.Options {
+	o := &runcoptions.Options{BinaryName: filepath.Join(d.config.EngineBin, "runc"), Root: d.config.State}
+	if sandbox {
+		o.BinaryName, o.Root = filepath.Join(d.config.EngineBin, "runsc"), filepath.Join(d.config.State, "runsc")
+	}
+	return o
 }
 
 // Run creates and starts a container from a whole OCI spec. Instances go through Start; the node's builders come here.
@@ -88,10 +98,7 @@ func (d *Driver) Run(ctx context.Context, id string, spec *specs.Spec, o Options
 	ctx = namespaces.WithNamespace(ctx, Namespace)
 	container, err := d.client.NewContainer(ctx, id,
 		client.WithContainerLabels(o.Labels),
-		client.WithRuntime(filepath.Join(d.config.EngineBin, "containerd-shim-runc-v2"), &runcoptions.Options{
-			BinaryName: filepath.Join(d.config.EngineBin, "runc"),
-			Root:       d.config.State,
-		}),
+		client.WithRuntime(filepath.Join(d.config.EngineBin, "containerd-shim-runc-v2"), d.runtime(o.Sandbox)),
 		func(_ context.Context, _ *client.Client, c *containers.Container) error {
 			any, err := typeurl.MarshalAnyToProto(spec)
 			c.Spec = any
@@ -224,7 +231,12 @@ func (d *Driver) tryRemove(ctx context.Context, id string) error {
 	}
 	task, err := c.Task(ctx, nil)
 	if err == nil {
-		if _, err := task.Delete(ctx, client.WithProcessKill); err != nil && !errdefs.IsNotFound(err) {
+		var kill []client.ProcessDeleteOpts
+		// What has ended is not killed: gVisor answers that with an error of its own, which says nothing to the shim.
+		if st, err := task.Status(ctx); err != nil || st.Status != client.Stopped {
+			kill = append(kill, client.WithProcessKill)
+		}
+		if _, err := task.Delete(ctx, kill...); err != nil && !errdefs.IsNotFound(err) {
 			return fmt.Errorf("containerd: cannot delete the task of %s: %w", id, err)
 		}
 	} else if !errdefs.IsNotFound(err) {

@@ -41,7 +41,21 @@ func (d *Driver) spec(s driver.Spec) *specs.Spec {
 		Linux:  d.linux(s),
 	}
 	spec.Linux.Seccomp = filter()
+	if s.Sandbox {
+		spec.Annotations = sandboxFlags()
+	}
 	return spec
+}
+
+// sandboxFlags are what gVisor is told beside the spec (runsc/config/flags.go); annotations are stored, and hold no secret. Its own kernel
+// keeps the list of system calls, too, so that an app sees the same list everywhere.
+func sandboxFlags() map[string]string {
+	const flag = "dev.gvisor.flag."
+	return map[string]string{
+		flag + "oci-seccomp": "true",
+		flag + "overlay2":    "none", // the root is read-only, and what may be written is a tmpfs of the sandbox's own
+		flag + "host-uds":    "open", // the config's socket is the one socket of the host's that is in there
+	}
 }
 
 func (d *Driver) linux(s driver.Spec) *specs.Linux {

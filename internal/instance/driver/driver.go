@@ -27,7 +27,10 @@ type Spec struct {
 	Writable []string // absolute paths that get an empty file system in memory
 	Mounts   []Mount  // read-only files of the node's, such as the init's socket
 	Hostname string
-	LogFile  string
+	// Sandbox has it run on a kernel of its own in user space. Its network is then that kernel's: a socket that somebody else makes
+	// in its network namespace leads nowhere.
+	Sandbox bool
+	LogFile string
 	// Network is called between create and start with the process that holds the new network namespace.
 	Network func(pid int) error
 	// Streams, if set, connects the standard streams in place of LogFile; nil for what has nobody who listens.

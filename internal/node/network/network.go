@@ -286,6 +286,9 @@ func Listen(pid int, address string) (*os.File, error) {
 	return out, nil
 }
 
+// Namespace opens the router's own.
+func (r *Router) Namespace() (*os.File, error) { return os.Open(r.path) }
+
 // Namespace opens the network namespace of a process, for dial.
 func Namespace(pid int) (*os.File, error) {
 	return os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))

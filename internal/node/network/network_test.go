@@ -35,7 +35,7 @@ func TestRulesInForce(t *testing.T) {
 	}
 	before := generation()
 	rules := Rules([]netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")},
-		[]Exception{{From: netip.MustParseAddr("198.18.0.1"), To: netip.MustParseAddrPort("10.0.0.5:5432")}})
+		[]Exception{{From: netip.MustParseAddr("198.18.0.1"), To: netip.MustParseAddrPort("10.0.0.5:5432")}}, []netip.AddrPort{netip.MustParseAddrPort("198.18.0.9:8080")})
 	if err := r.Apply(t.Context(), rules); err != nil {
 		t.Fatalf("%v\n%s", err, rules)
 	}

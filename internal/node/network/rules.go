@@ -39,7 +39,9 @@ type Exception struct {
 // from its own address or not at all; it reaches the resolver and what the egress process carries for it; it reaches no
 // other instance, nothing of the router's own, and nothing is ever forwarded. What is closed is refused at once, so that
 // an app sees a refusal and not a connection that dies.
-func Rules(connected []netip.Prefix, open []Exception) string {
+//
+// Into sandboxes connections are made from here, since they cannot be made inside: to those ports, and nothing else begins here.
+func Rules(connected []netip.Prefix, open []Exception, sandboxes []netip.AddrPort) string {
 	var b strings.Builder
 	closed := append(netpolicy.Closed4(), connected...)
 	closed = slices.DeleteFunc(closed, func(p netip.Prefix) bool { return !p.Addr().Is4() })
@@ -59,7 +61,20 @@ func Rules(connected []netip.Prefix, open []Exception) string {
 		fmt.Fprintf(&b, " elements = { %s };", strings.Join(slices.Compact(elements), ", "))
 	}
 	b.WriteString(" }\n")
+	b.WriteString("\tset sandboxes { type ipv4_addr . inet_service;")
+	if len(sandboxes) > 0 {
+		var elements []string
+		for _, s := range sandboxes {
+			elements = append(elements, fmt.Sprintf("%s . %d", s.Addr(), s.Port()))
+		}
+		slices.Sort(elements)
+		fmt.Fprintf(&b, " elements = { %s };", strings.Join(slices.Compact(elements), ", "))
+	}
+	b.WriteString(" }\n")
 	arrive, enter := fromRun(Gateway.String())
+	// What a sandbox answers. It cannot begin anything with it: for that it would take a packet with SYN alone.
+	answer := fmt.Sprintf("\t\tip daddr %s ip saddr . tcp sport @sandboxes tcp flags & (syn | ack) != syn accept", Gateway)
+	arrive, enter = append([]string{answer}, arrive...), append([]string{answer}, enter...)
 	for _, line := range slices.Concat([]string{
 		"\tchain arrive {",
 		"\t\ttype filter hook prerouting priority mangle; policy drop;",
@@ -76,6 +91,13 @@ func Rules(connected []netip.Prefix, open []Exception) string {
 		"\t\ttype filter hook input priority filter; policy drop;",
 		"\t\tiifname \"lo\" accept",
 	}, enter, []string{
+		"\t}",
+		"\tchain begin {",
+		"\t\ttype filter hook output priority filter; policy accept;",
+		"\t\toifname \"lo\" accept",
+		"\t\ttcp flags & (syn | ack) == syn ip daddr . tcp dport @sandboxes accept",
+		"\t\ttcp flags & (syn | ack) == syn drop",
+		"\t\tmeta l4proto udp udp sport != 53 drop",
 		"\t}",
 		"\tchain pass {",
 		"\t\ttype filter hook forward priority filter; policy drop;",

@@ -7,6 +7,7 @@
 package nodeapi
 
 import (
+	"net/netip"
 	"time"
 
 	"github.com/bulwark-paas/bulwark"
@@ -215,6 +216,8 @@ type Instance struct {
 	ExitCode   int                 `json:"exit_code,omitempty"`
 	Reason     string              `json:"reason,omitempty"` // why it failed, for people
 	Since      time.Time           `json:"since"`
+	Isolation  bulwark.Isolation   `json:"isolation,omitempty"`
+	At         netip.AddrPort      `json:"at,omitzero"` // in the verb instances: where it is expected to listen
 	// Kind is set for what runs once; the others are for people, and set along with it.
 	Kind    Kind         `json:"kind,omitempty"`
 	Name    string       `json:"name,omitempty"`
