@@ -126,7 +126,7 @@ func newWorld(t *testing.T, jobs ...bulwark.CronJob) *world {
 	t.Cleanup(func() { d.Close() })
 	w := &world{t: t, db: d, node: &fakeNode{all: map[bulwark.InstanceID]nodeapi.Instance{}, changed: make(chan struct{})},
 		now: time.Date(2026, 3, 1, 3, 30, 10, 0, time.UTC)}
-	w.m = New(d, w.node.serve(t), slog.New(slog.DiscardHandler))
+	w.m = New(d, w.node.serve(t), nobody, slog.New(slog.DiscardHandler))
 	w.app = &app.App{ID: bulwark.NewAppID(), Project: bulwark.NewProjectID(), Name: "shop", Created: w.now, Promoted: 1}
 	w.node.app = w.app.ID
 	some := bulwark.Sum([]byte("something"))
@@ -146,6 +146,9 @@ func newWorld(t *testing.T, jobs ...bulwark.CronJob) *world {
 	}
 	return w
 }
+
+// nobody has an operation.
+func nobody(context.Context) (map[bulwark.AppID]bool, error) { return nil, nil }
 
 // cron is a scheduler as after a start of the server.
 func (w *world) cron() *Cron {

@@ -8,6 +8,7 @@ package instance
 
 import (
 	"context"
+	"database/sql"
 	"log/slog"
 	"sync"
 	"time"
@@ -32,13 +33,26 @@ type Edge interface {
 	Drain(ctx context.Context, id bulwark.InstanceID, within time.Duration) error
 }
 
+// Open returns the apps that have an operation which is not over: a candidate belongs to one.
+type Open func(context.Context) (map[bulwark.AppID]bool, error)
+
+// node takes what the manager decides.
+type node interface {
+	Call(ctx context.Context, verb string, in, out any) error
+}
+
 // Manager keeps rows and instances in agreement.
 type Manager struct {
-	db   *db.DB
-	node *nodeapi.Client
-	edge Edge
-	log  *slog.Logger
-	kick chan struct{}
+	db     *db.DB
+	node   node
+	client *nodeapi.Client // the same, for what streams
+	edge   Edge
+	log    *slog.Logger
+	kick   chan struct{}
+	now    func() time.Time
+	closed context.Context // ends with the server; set by Run
+	open   Open
+	rest   func(context.Context, time.Duration) error
 
 	mu      sync.Mutex // guards what follows
 	seen    map[bulwark.InstanceID]nodeapi.Instance
@@ -48,17 +62,22 @@ type Manager struct {
 }
 
 // New makes a manager.
-func New(d *db.DB, node *nodeapi.Client, log *slog.Logger) *Manager {
-	return &Manager{db: d, node: node, log: log, kick: make(chan struct{}, 1), seen: map[bulwark.InstanceID]nodeapi.Instance{},
-		busy: map[bulwark.InstanceID]bool{}, changed: make(chan struct{})}
+func New(d *db.DB, node *nodeapi.Client, open Open, log *slog.Logger) *Manager {
+	return &Manager{db: d, open: open, node: node, client: node, log: log, kick: make(chan struct{}, 1), now: time.Now, closed: context.Background(), rest: rest,
+		seen: map[bulwark.InstanceID]nodeapi.Instance{}, busy: map[bulwark.InstanceID]bool{}, changed: make(chan struct{})}
 }
 
 // Run keeps things in agreement until ctx ends.
 func (m *Manager) Run(ctx context.Context, edge Edge) {
-	m.edge = edge
+	m.edge, m.closed = edge, ctx
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { m.listen(ctx) })
+	wg.Go(func() {
+		if err := m.adopt(ctx); err != nil && ctx.Err() == nil {
+			m.log.Error("it is not known what the node let through", "error", err)
+		}
+	})
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
@@ -83,7 +102,7 @@ func (m *Manager) Kick() {
 // listen follows the node's list.
 func (m *Manager) listen(ctx context.Context) {
 	for ctx.Err() == nil {
-		err := nodeapi.Stream(ctx, m.node, "events", struct{}{}, func(all []nodeapi.Instance) error {
+		err := nodeapi.Stream(ctx, m.client, "events", struct{}{}, func(all []nodeapi.Instance) error {
 			m.mu.Lock()
 			clear(m.seen)
 			for _, i := range all {
@@ -134,29 +153,62 @@ func (m *Manager) reconcile(ctx context.Context, wg *sync.WaitGroup) {
 		m.log.Error("instances cannot be read", "error", err)
 		return
 	}
+	open, err := m.open(ctx)
+	if err != nil {
+		m.log.Error("operations cannot be read", "error", err)
+		return
+	}
+	m.mu.Lock()
+	all := decisions(rows, m.seen, open, m.now())
+	m.mu.Unlock()
+	for _, d := range all {
+		m.do(wg, d.id, func() { m.carryOut(ctx, d) })
+	}
+}
+
+// decision is what is to be done about one instance.
+type decision struct {
+	id   bulwark.InstanceID
+	what action
+	row  Row              // for doStart, doReplace, doEnd
+	seen nodeapi.Instance // for doReplace
+}
+
+// decisions is what is to be done about all: a pure function of the rows, of what the node says, of the apps that have an operation,
+// and of the time.
+func decisions(rows []Row, seen map[bulwark.InstanceID]nodeapi.Instance, open map[bulwark.AppID]bool, now time.Time) (out []decision) {
 	have := map[bulwark.InstanceID]bool{}
 	for _, r := range rows {
 		have[r.ID] = true
-		i, running := m.State(r.ID)
-		switch what := decide(r, i, running, time.Now()); what {
-		case doStart:
-			m.do(wg, r.ID, func() { m.start(ctx, r) })
-		case doReplace:
-			m.do(wg, r.ID, func() { m.replace(ctx, r, i) })
-		case doEnd:
-			m.do(wg, r.ID, func() { m.end(ctx, r) })
+		i, running := seen[r.ID]
+		what := decide(r, i, running, now)
+		if r.Want && r.Candidate && !open[r.App] {
+			what = doWithdraw // its operation could not even write down that it failed
+		}
+		if what != doNothing {
+			out = append(out, decision{r.ID, what, r, i})
 		}
 	}
-	m.mu.Lock()
-	var strays []bulwark.InstanceID
-	for id, i := range m.seen {
+	for id, i := range seen {
 		if !have[id] && i.Kind == "" { // what runs once has no row here: see once.go
-			strays = append(strays, id)
+			out = append(out, decision{id: id, what: doStop})
 		}
 	}
-	m.mu.Unlock()
-	for _, id := range strays {
-		m.do(wg, id, func() { m.stopStray(ctx, id) })
+	return out
+}
+
+func (m *Manager) carryOut(ctx context.Context, d decision) {
+	switch d.what {
+	case doStart:
+		m.start(ctx, d.row)
+	case doReplace:
+		m.replace(ctx, d.row, d.seen)
+	case doEnd:
+		m.end(ctx, d.row)
+	case doStop:
+		m.stopStray(ctx, d.id)
+	case doWithdraw:
+		m.withdraw(ctx, d.id)
 	}
 }
 
@@ -168,6 +220,8 @@ const (
 	doStart
 	doReplace // it crashed, and its pause is over
 	doEnd
+	doStop     // nobody knows of it
+	doWithdraw // it is a candidate of nobody's
 )
 
 // decide is the whole decision for one row: a pure function of the row, of what the node says, and of the time.
@@ -221,7 +275,7 @@ func (m *Manager) start(ctx context.Context, r Row) {
 		return // the next look tries again
 	}
 	r.Crashes++
-	r.NotBefore = time.Now().Add(max(time.Second, pause(r.Crashes)))
+	r.NotBefore = m.now().Add(max(time.Second, pause(r.Crashes)))
 	r.Reason = "it cannot be started"
 	if e, ok := asUser(err); ok {
 		r.Reason = e.Message
@@ -235,12 +289,12 @@ func (m *Manager) start(ctx context.Context, r Row) {
 // replace gives a crashed row a new instance, after its pause.
 func (m *Manager) replace(ctx context.Context, r Row, i nodeapi.Instance) {
 	old := r.ID
-	if time.Since(r.Started) > 10*time.Minute {
+	if m.now().Sub(r.Started) > 10*time.Minute {
 		r.Crashes = 0 // it had settled
 	}
 	r.Crashes++
-	r.NotBefore = time.Now().Add(pause(r.Crashes))
-	r.Reason, r.ID, r.Started = i.Reason, bulwark.NewInstanceID(), time.Now()
+	r.NotBefore = m.now().Add(pause(r.Crashes))
+	r.Reason, r.ID, r.Started = i.Reason, bulwark.NewInstanceID(), m.now()
 	if err := update(ctx, m.db, r, old); err != nil {
 		m.log.Error("instances cannot be written", "error", err)
 		return
@@ -253,16 +307,26 @@ func (m *Manager) replace(ctx context.Context, r Row, i nodeapi.Instance) {
 	m.Kick()
 }
 
+// withdraw has a candidate end. It may have been promoted since it was looked at.
+func (m *Manager) withdraw(ctx context.Context, id bulwark.InstanceID) {
+	err := m.db.Tx(ctx, func(tx *sql.Tx) error {
+		_, err := tx.Exec(`UPDATE instance SET want = 0 WHERE id = ? AND candidate = 1`, id)
+		return err
+	})
+	if err != nil {
+		m.log.Error("instances cannot be written", "error", err)
+		return
+	}
+	m.Kick()
+}
+
 // end takes an instance out of the table, lets its requests finish, stops it, and forgets the row.
 func (m *Manager) end(ctx context.Context, r Row) {
 	if _, running := m.State(r.ID); running {
 		if err := m.edge.Sync(ctx); err != nil {
 			// It may still get requests: rather a late end than a lost request.
 			m.log.Warn("the edge is away", "error", err)
-			select {
-			case <-ctx.Done():
-			case <-time.After(time.Second):
-			}
+			_ = m.rest(ctx, time.Second)
 			return
 		}
 		if err := m.edge.Drain(ctx, r.ID, drainTime); err != nil {

@@ -100,7 +100,7 @@ func (m *Manager) finished(ctx context.Context, row Row, log *job.Log) (int, err
 // lastWords copies the end of an instance's output into the operation's log: most often it says what is wrong.
 func (m *Manager) lastWords(ctx context.Context, r Row, log *job.Log) {
 	first := true
-	err := nodeapi.Stream(ctx, m.node, "logs", nodeapi.Logs{Instance: r.ID, Tail: 20}, func(l nodeapi.LogLine) error {
+	err := nodeapi.Stream(ctx, m.client, "logs", nodeapi.Logs{Instance: r.ID, Tail: 20}, func(l nodeapi.LogLine) error {
 		if first {
 			first = false
 			log.Say(fmt.Sprintf("-----> The last lines of %s", r.Name()))
@@ -115,7 +115,7 @@ func (m *Manager) lastWords(ctx context.Context, r Row, log *job.Log) {
 
 // echo copies an instance's output into the operation's log until the instance has ended.
 func (m *Manager) echo(ctx context.Context, id bulwark.InstanceID, log *job.Log) {
-	err := nodeapi.Stream(ctx, m.node, "logs", nodeapi.Logs{Instance: id, Follow: true, UntilEnd: true}, func(l nodeapi.LogLine) error {
+	err := nodeapi.Stream(ctx, m.client, "logs", nodeapi.Logs{Instance: id, Follow: true, UntilEnd: true}, func(l nodeapi.LogLine) error {
 		log.Say("       " + l.Text)
 		return nil
 	})

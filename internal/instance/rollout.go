@@ -123,15 +123,112 @@ func failed(r Row, reason string) error {
 // releases end after the edge has let go of them.
 //
 // The app may have been scaled during the rollout: what is missing starts now, and what is too much ends.
+//
+// When it fails the release's instances end. What the node has let through cannot fail any more, whoever cancels: it goes on until it is done
+// or the server ends, and its successor goes on.
 func (m *Manager) Promote(ctx context.Context, a *app.App, full *nodeapi.Released) error {
 	number := full.Release.Generation
 	if err := m.quiet(ctx, a, full); err != nil {
+		return errors.Join(err, m.Withdraw(ctx, a, number))
+	}
+	// The node starts nothing older once it has let this through, and its answer may be lost: so it is asked until it has said so.
+	ctx = m.closed
+	promote := func() error { return m.node.Call(ctx, "promote", nodeapi.Promote{App: a.ID, Generation: number}, nil) }
+	if err := m.insist(ctx, refused, promote); err != nil {
+		return errors.Join(err, m.Withdraw(ctx, a, number))
+	}
+	return m.change(a, full)
+}
+
+// Resume goes on with a release that the node let through for a server that did not live to write it down, and tells whether it is one.
+func (m *Manager) Resume(ctx context.Context, a *app.App, full *nodeapi.Released) (bool, error) {
+	last, err := m.promoted(ctx, a.ID)
+	if err != nil || last != full.Release.Generation {
+		return false, err
+	}
+	return true, m.change(a, full)
+}
+
+// promoted returns which release of an app the node let through last.
+func (m *Manager) promoted(ctx context.Context, id bulwark.AppID) (uint64, error) {
+	var last nodeapi.Promoted
+	err := m.insist(ctx, refused, func() error { return m.node.Call(ctx, "promoted", nodeapi.Promoted{App: id}, &last) })
+	return last.Generation, err
+}
+
+// adopt has each app be served by the release that the node let through last: a server that was killed between the two may have had an operation
+// that is over by now.
+func (m *Manager) adopt(ctx context.Context) error {
+	all, err := app.Everywhere(ctx, m.db.Reader())
+	if err != nil {
 		return err
 	}
-	if err := m.node.Call(ctx, "promote", nodeapi.Promote{App: a.ID, Generation: number}, nil); err != nil {
+	for _, a := range all {
+		last, err := m.promoted(ctx, a.ID)
+		if bulwark.KindOf(err) == bulwark.KindNotFound {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		now, err := app.ByID(ctx, m.db.Reader(), a.ID)
+		if err != nil || last <= now.Promoted {
+			continue
+		}
+		full, err := release.Get(ctx, m.db.Reader(), a.ID, last)
+		if err != nil {
+			m.log.Error("the node let a release through that is not known here", "app", a.Name, "release", last, "error", err)
+			continue
+		}
+		if err := m.change(now, full); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// change has a release serve that the node has let through.
+func (m *Manager) change(a *app.App, full *nodeapi.Released) error {
+	ctx := m.closed
+	if err := m.insist(ctx, never, func() error { return m.switchTo(ctx, a, full) }); err != nil {
 		return err
 	}
-	err := m.db.Tx(ctx, func(tx *sql.Tx) error {
+	m.Kick()
+	return m.insist(ctx, never, func() error { return m.edge.Sync(ctx) })
+}
+
+// insist does something that must be done until it is, with growing pauses. A refusal ends it if may says that this is one.
+func (m *Manager) insist(ctx context.Context, may func(error) bool, f func() error) error {
+	for try := 0; ; try++ {
+		err := f()
+		if err == nil || may(err) {
+			return err
+		}
+		m.log.Warn("a release cannot be switched to yet", "error", err)
+		if err := m.rest(ctx, min(200*time.Millisecond<<min(try, 10), 5*time.Second)); err != nil {
+			return err
+		}
+	}
+}
+
+// refused tells that somebody who was reached said no.
+func refused(err error) bool { return bulwark.KindOf(err) != bulwark.KindUnavailable }
+
+func never(error) bool { return false }
+
+func rest(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-time.After(d):
+		return nil
+	}
+}
+
+// switchTo writes down that a release serves.
+func (m *Manager) switchTo(ctx context.Context, a *app.App, full *nodeapi.Released) error {
+	number := full.Release.Generation
+	return m.db.Tx(ctx, func(tx *sql.Tx) error {
 		if err := app.SetPromoted(tx, a.ID, number); err != nil {
 			return err
 		}
@@ -150,11 +247,6 @@ func (m *Manager) Promote(ctx context.Context, a *app.App, full *nodeapi.Release
 		}
 		return fill(tx, a, number, formation, false)
 	})
-	if err != nil {
-		return err
-	}
-	m.Kick()
-	return m.edge.Sync(ctx)
 }
 
 // quiet waits, for an app that was scaled to no web instance, until the last of them has ended: the node lets a release be

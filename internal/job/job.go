@@ -212,6 +212,24 @@ func (e *Engine) next(app bulwark.AppID) (op Operation, ok bool, err error) {
 	return op, ok && err == nil, err
 }
 
+// Open returns the apps that have an operation which is not over.
+func (e *Engine) Open(ctx context.Context) (map[bulwark.AppID]bool, error) {
+	rows, err := e.db.Reader().QueryContext(ctx, `SELECT DISTINCT app FROM operation WHERE state IN (?, ?)`, Waiting, Running)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	out := map[bulwark.AppID]bool{}
+	for rows.Next() {
+		var id bulwark.AppID
+		if err := rows.Scan(&id); err != nil {
+			return nil, err
+		}
+		out[id] = true
+	}
+	return out, rows.Err()
+}
+
 // handle is how an operation is cancelled.
 type handle struct {
 	ctx    context.Context

@@ -140,6 +140,13 @@ func (n *Node) routes() http.Handler {
 		return &nodeapi.Approvals{Missing: missing, Documents: documents}, err
 	})
 	verb(n, mux, "promote", func(ctx context.Context, in nodeapi.Promote) (*struct{}, error) { return nil, n.promote(ctx, in) })
+	verb(n, mux, "promoted", func(ctx context.Context, in nodeapi.Promoted) (*nodeapi.Promoted, error) {
+		app, err := n.ledger.App(ctx, in.App)
+		if err != nil {
+			return nil, err
+		}
+		return &nodeapi.Promoted{App: in.App, Generation: app.Promoted}, nil
+	})
 	verb(n, mux, "running", n.running)
 	verb(n, mux, "reveal", n.reveal)
 	verb(n, mux, "token", func(ctx context.Context, in nodeapi.LoginToken) (*map[string]string, error) {

@@ -49,6 +49,11 @@ func (s *Server) perform(ctx context.Context, op job.Operation, log *job.Log) (*
 	if number <= a.Promoted { // the run before this one had come this far
 		return s.done(a, &full), nil
 	}
+	if through, err := s.instances.Resume(ctx, a, &full); err != nil {
+		return nil, err
+	} else if through {
+		return s.done(a, &full), s.settle(ctx, a, op)
+	}
 	// A protected app's release waits for the approval of others; an operation of its own goes on with it.
 	if waiting, err := s.waits(ctx, a, &full); err != nil {
 		return nil, s.failed(ctx, a, number, err)
@@ -67,10 +72,7 @@ func (s *Server) perform(ctx context.Context, op job.Operation, log *job.Log) (*
 	// route: the edge changes over at once; what served before finishes its requests and ends.
 	log.Stage("switch")
 	if err := s.instances.Promote(ctx, a, &full); err != nil {
-		if bulwark.KindOf(err) == bulwark.KindForbidden { // the node promotes nothing that lacks an approval
-			return s.stopped(ctx, a, &full, errors.Join(err, s.instances.Withdraw(ctx, a, number)))
-		}
-		return nil, err
+		return s.stopped(ctx, a, &full, err) // the node promotes nothing that lacks an approval, or of which nothing is healthy any more
 	}
 	return s.done(a, &full), s.settle(ctx, a, op)
 }

@@ -148,7 +148,7 @@ func open(ctx context.Context, c Config) (*Server, error) {
 	if s.jobs, err = job.New(d, filepath.Join(c.Dir, "operations"), c.Log, s.perform); err != nil {
 		return nil, err
 	}
-	s.instances = instance.New(d, s.node, c.Log)
+	s.instances = instance.New(d, s.node, s.jobs.Open, c.Log)
 	s.cron = instance.NewCron(s.instances, c.Log)
 	s.routes = route.New(d, edgecontrol.New(c.EdgeSocket), s.instances, c.Domain, c.Log)
 	s.inbox = &inbox{db: d, node: s.node, effect: s.settled, log: c.Log, done: func() {

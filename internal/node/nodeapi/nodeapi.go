@@ -271,6 +271,12 @@ type Promote struct {
 	Generation uint64        `json:"generation"`
 }
 
+// Promoted asks which of an app's releases was promoted last, and is answered with its generation, 0 for none.
+type Promoted struct {
+	App        bulwark.AppID `json:"app"`
+	Generation uint64        `json:"generation,omitempty"`
+}
+
 // Approvals is the answer to Promote's question whether a release waits for others: how many approvals it lacks, and the
 // statements of those that count.
 type Approvals struct {
