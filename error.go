@@ -65,6 +65,12 @@ func NoSuchApp() error {
 	return Fail(KindNotFound, "There is no such app.", "See bulwark apps list.", nil)
 }
 
+// WasDestroyed is what those who may look at an app are told of one that was destroyed and can still be brought back.
+func WasDestroyed(name AppName) error {
+	return Fail(KindNotFound, fmt.Sprintf("App %s was destroyed.", name),
+		fmt.Sprintf("An owner can bring it back while its grace lasts: bulwark apps restore %s. See bulwark apps list for until when.", name), nil)
+}
+
 // KindOf returns the kind of the first *Error in err's chain, KindInternal if there is none.
 func KindOf(err error) Kind {
 	if e, ok := errors.AsType[*Error](err); ok {

@@ -64,6 +64,7 @@ type Config struct {
 	Sockets     Sockets
 	Workers     cell.UserRange // for helpers that work for no single app
 	BuildDisk   int64          // bytes that each app's builds may use; 0 for DefaultBuildDisk
+	Grace       time.Duration  // how long an app that is destroyed can be brought back; 0: not at all
 	// Block returns the first host id of a block of 65536; 0 is the platform's own.
 	Block      func(n uint32) (uint32, error)
 	Toolchains Toolchains
@@ -96,6 +97,7 @@ type Node struct {
 	builds    *builds
 	authority *authority
 	outward   *outward
+	graced    chan struct{} // an app was destroyed, so there is a grace to wait for
 }
 
 // Run runs the node until ctx ends; ready is called when it serves.
@@ -110,6 +112,7 @@ func Run(ctx context.Context, c Config, ready func()) error {
 	go n.publish(ctx)
 	go n.outward.run(ctx)
 	go n.tidy(ctx)
+	go n.finish(ctx)
 	go n.builds.warm(ctx)
 	return n.serve(ctx, ready)
 }
@@ -119,11 +122,11 @@ func open(ctx context.Context, c Config) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	l, err := ledger.Open(ctx, ledger.Config{Path: filepath.Join(c.Dir, "ledger.db"), Key: keys.node, Secrets: keys.secret, NewProject: keys.openProject, Domain: c.Domain})
+	l, err := ledger.Open(ctx, ledger.Config{Path: filepath.Join(c.Dir, "ledger.db"), Key: keys.node, Secrets: keys.secret, NewProject: keys.openProject, Domain: c.Domain, Grace: c.Grace})
 	if err != nil {
 		return nil, err
 	}
-	n := &Node{config: c, keys: keys, ledger: l}
+	n := &Node{config: c, keys: keys, ledger: l, graced: make(chan struct{}, 1)}
 	if n.authority, err = openAuthority(filepath.Join(c.Dir, "keys"), c.Domain); err != nil {
 		return nil, err
 	}

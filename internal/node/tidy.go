@@ -19,7 +19,7 @@ const (
 )
 
 // tidy takes away what nobody needs any more, at the start, after each build, and now and then: images, and what destroyed
-// apps leave.
+// apps leave whose grace is over.
 func (n *Node) tidy(ctx context.Context) {
 	for {
 		wait := tidyEvery
@@ -42,7 +42,7 @@ func (n *Node) tidyOnce(ctx context.Context) (bool, error) {
 	done, err := n.builds.images.Collect(ctx, func(ctx context.Context) (map[bulwark.Digest][]ledger.Layer, error) {
 		return n.ledger.Collect(ctx, n.imagesInUse())
 	})
-	return done, errors.Join(err, n.forgetDestroyed(ctx), n.ledger.Expire(ctx))
+	return done, errors.Join(err, n.forgetFinal(ctx), n.ledger.Expire(ctx))
 }
 
 // imagesInUse are those that something runs from, whatever the ledger says, and the one that builders are made of.
@@ -59,19 +59,25 @@ func (n *Node) imagesInUse() []bulwark.Digest {
 	return use
 }
 
-// forgetDestroyed removes the disks of destroyed apps.
-func (n *Node) forgetDestroyed(ctx context.Context) error {
+// forgetFinal removes the disks and the logs of destroyed apps that nobody can bring back any more.
+func (n *Node) forgetFinal(ctx context.Context) error {
 	entries, err := os.ReadDir(n.builds.config.Dir)
 	for _, e := range entries {
-		app, perr := bulwark.ParseAppID(e.Name())
-		if perr != nil {
-			continue
+		if app, perr := bulwark.ParseAppID(e.Name()); perr == nil {
+			err = errors.Join(err, n.ifFinal(ctx, app, n.builds.disks.forget))
 		}
-		gone, derr := n.ledger.Destroyed(ctx, app)
-		if derr == nil && gone {
-			derr = n.builds.disks.forget(app)
-		}
-		err = errors.Join(err, derr)
+	}
+	logs, lerr := n.instances.applogs.Apps()
+	for _, app := range logs {
+		lerr = errors.Join(lerr, n.ifFinal(ctx, app, n.instances.applogs.Remove))
+	}
+	return errors.Join(err, lerr)
+}
+
+func (n *Node) ifFinal(ctx context.Context, app bulwark.AppID, forget func(bulwark.AppID) error) error {
+	final, err := n.ledger.Final(ctx, app)
+	if err == nil && final {
+		err = forget(app)
 	}
 	return err
 }

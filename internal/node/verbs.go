@@ -64,6 +64,8 @@ func (n *Node) routes() http.Handler {
 		if err == nil && r.Kind == statement.KindAppDestroy {
 			n.instances.endOnce(r.App)
 			go n.builds.dismissOf(r.App)
+			poke(n.graced)
+			poke(n.builds.built) // what nobody needs goes, if there was no grace
 		}
 		if err == nil && slices.Contains([]statement.Kind{statement.KindMemberSet, statement.KindMemberRemove, statement.KindKeyRemove, statement.KindTokenRevoke}, r.Kind) {
 			n.endLost()
@@ -73,6 +75,7 @@ func (n *Node) routes() http.Handler {
 		}
 		return r, err
 	})
+	verb(n, mux, "graces", n.graces)
 	verb(n, mux, "nonce", func(ctx context.Context, in nodeapi.Push) (*nodeapi.Nonce, error) {
 		seed, err := n.ledger.Nonce(ctx, in.App)
 		if err == nil {
@@ -183,6 +186,7 @@ func receipt(r *ledger.Receipt, err error) (*nodeapi.Receipt, error) {
 		return nil, err
 	}
 	return &nodeapi.Receipt{Digest: r.Digest, Kind: r.Kind, Person: r.Person, Token: r.Token, Key: r.Key, App: r.App, Seq: r.Seq, Config: r.Config, Protection: r.Protection,
+		Until: r.Until, Promoted: r.Promoted,
 		Body: r.Body, Chain: r.Chain}, nil
 }
 

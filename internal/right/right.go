@@ -65,6 +65,7 @@ func Rules() map[statement.Kind]Rule {
 		statement.KindEgressAllow:  {On: App, Roles: owners()},
 		statement.KindEgressDeny:   {On: App, Roles: developers()},
 		statement.KindAppDestroy:   {On: App, Roles: owners()},
+		statement.KindAppRestore:   {On: App, Roles: owners()},
 		statement.KindProtect:      {On: App, Roles: owners()},
 
 		// No token: who approves is a person, and another than who brought it about.

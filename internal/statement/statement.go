@@ -35,6 +35,7 @@ const (
 	KindKeyRemove      Kind = "key.remove"            // KeyRemove
 	KindAppCreate      Kind = "app.create"            // AppCreate
 	KindAppDestroy     Kind = "app.destroy"           // AppDestroy
+	KindAppRestore     Kind = "app.restore"           // AppRestore
 	KindDeploy         Kind = "app.deploy"            // Deploy
 	KindRollback       Kind = "app.rollback"          // Rollback
 	KindConfigSet      Kind = "config.set"            // ConfigSet
@@ -63,7 +64,7 @@ const (
 // Kinds returns all of them.
 func Kinds() []Kind {
 	return []Kind{
-		KindPush, KindEnroll, KindKeyAdd, KindKeyRemove, KindAppCreate, KindAppDestroy, KindDeploy, KindRollback, KindConfigSet,
+		KindPush, KindEnroll, KindKeyAdd, KindKeyRemove, KindAppCreate, KindAppDestroy, KindAppRestore, KindDeploy, KindRollback, KindConfigSet,
 		KindConfigReveal, KindBuildSecret, KindRun, KindResize, KindDomainAdd, KindDomainRemove, KindEgressAllow, KindEgressDeny,
 		KindRegistryAllow, KindRegistryRemove, KindProtect, KindProtectApprove, KindApprove, KindOrgCreate, KindProjectCreate, KindMemberInvite,
 		KindMemberSet, KindMemberRemove, KindTokenCreate, KindTokenRevoke,
@@ -106,14 +107,21 @@ type KeyRemove struct {
 	Fingerprint string `json:"fingerprint"` // "SHA256:…" as ssh-keygen prints it
 }
 
-// AppCreate makes an app. The name becomes free again only when the app is destroyed.
+// AppCreate makes an app. The name becomes free again only when the app was destroyed and its grace is over.
 type AppCreate struct {
 	Name    bulwark.AppName   `json:"name"`
 	Project bulwark.ProjectID `json:"project,omitempty"` // empty means the default project
 }
 
-// AppDestroy ends an app, its releases and its config. Name is repeated so that a person has read it.
+// AppDestroy ends an app. Until the node's grace is over it can be brought back; with Now there is no grace, or no more of it.
+// Name is repeated so that a person has read it.
 type AppDestroy struct {
+	Name bulwark.AppName `json:"name"`
+	Now  bool            `json:"now,omitempty"`
+}
+
+// AppRestore brings a destroyed app back as it was.
+type AppRestore struct {
 	Name bulwark.AppName `json:"name"`
 }
 

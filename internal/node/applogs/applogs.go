@@ -14,6 +14,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -89,6 +90,19 @@ func (s *Store) file(app bulwark.AppID) (*os.File, error) {
 	}
 	s.open[app] = f
 	return f, nil
+}
+
+// Apps returns the apps that have a log.
+func (s *Store) Apps() ([]bulwark.AppID, error) {
+	entries, err := os.ReadDir(s.dir)
+	var out []bulwark.AppID
+	for _, e := range entries {
+		name, _, _ := strings.Cut(e.Name(), ".log")
+		if app, err := bulwark.ParseAppID(name); err == nil && !slices.Contains(out, app) {
+			out = append(out, app)
+		}
+	}
+	return out, err
 }
 
 // Remove forgets an app's log.

@@ -34,7 +34,11 @@ func (l *Ledger) apply(tx *sql.Tx, p *Principal, s *statement.Statement, r *Rece
 	}
 	switch s.Kind {
 	case statement.KindAppCreate:
-		return decode(s, func(b statement.AppCreate) error { return createApp(tx, s.App, b) })
+		return decode(s, func(b statement.AppCreate) error { return createApp(tx, p, s.App, b) })
+	case statement.KindAppDestroy:
+		return decode(s, func(b statement.AppDestroy) error { return l.destroyApp(tx, s, b, r) })
+	case statement.KindAppRestore:
+		return decode(s, func(b statement.AppRestore) error { return restoreApp(tx, s.App, b, r) })
 	case statement.KindKeyAdd:
 		return decode(s, func(b statement.KeyAdd) error { return keyAdd(tx, b, r.Person) })
 	case statement.KindKeyRemove:
@@ -49,8 +53,6 @@ func (l *Ledger) apply(tx *sql.Tx, p *Principal, s *statement.Statement, r *Rece
 		return err
 	}
 	switch s.Kind {
-	case statement.KindAppDestroy:
-		return decode(s, func(b statement.AppDestroy) error { return destroyApp(tx, app, b) })
 	case statement.KindDeploy:
 		return decode(s, func(b statement.Deploy) error { return b.Check() })
 	case statement.KindRollback:
@@ -108,16 +110,17 @@ func decode[T any](s *statement.Statement, f func(T) error) error {
 // maxApps bounds the apps that an organisation makes, ever; the first one is those people's who run the installation.
 const maxApps = 250
 
-func createApp(tx *sql.Tx, id bulwark.AppID, b statement.AppCreate) error {
+func createApp(tx *sql.Tx, p *Principal, id bulwark.AppID, b statement.AppCreate) error {
 	if id == "" || b.Name == "" {
 		return bulwark.Invalid("A new app needs an id and a name.", "")
 	}
-	var taken int
-	if err := tx.QueryRow(`SELECT count(*) FROM app WHERE id = ? OR (name = ? AND destroyed = 0)`, id, b.Name).Scan(&taken); err != nil {
-		return err
+	var taken bulwark.AppID
+	err := tx.QueryRow(`SELECT id FROM app WHERE id = ? OR (name = ? AND destroyed < 2)`, id, b.Name).Scan(&taken)
+	if err == nil {
+		return nameTaken(tx, p, taken, b.Name)
 	}
-	if taken > 0 {
-		return bulwark.Fail(bulwark.KindConflict, fmt.Sprintf("There is an app named %s already.", b.Name), "Choose another name.", nil)
+	if !errors.Is(err, sql.ErrNoRows) {
+		return err
 	}
 	project := b.Project
 	if project == "" {
@@ -133,30 +136,20 @@ func createApp(tx *sql.Tx, id bulwark.AppID, b statement.AppCreate) error {
 		return bulwark.Fail(bulwark.KindTooLarge, fmt.Sprintf("An organisation can make %d apps, those counted that were destroyed.", maxApps),
 			"Deploy to an app that is there, or ask those who run the installation.", nil)
 	}
-	_, err := tx.Exec(`INSERT INTO app (id, name, project, block) VALUES (?,?,?, (SELECT coalesce(max(block), 0) + 1 FROM app))`,
+	_, err = tx.Exec(`INSERT INTO app (id, name, project, block) VALUES (?,?,?, (SELECT coalesce(max(block), 0) + 1 FROM app))`,
 		id, b.Name, project)
 	return err
 }
 
-// destroyApp forgets the app's name, hosts and values; its releases and documents stay as history.
-func destroyApp(tx *sql.Tx, app *App, b statement.AppDestroy) error {
-	if b.Name != app.Name {
-		return bulwark.Invalid("The statement names another app.", "")
+// nameTaken refuses a name. Who may look at the app that has it is told if it is one that could go; to anybody else, one in its
+// grace is as one that is there.
+func nameTaken(tx *sql.Tx, p *Principal, id bulwark.AppID, name bulwark.AppName) error {
+	app, org, graced, err := keptApp(tx, id)
+	if err == nil && graced && app.Name == name && right.Has(p.Grants, org, app.Project, bulwark.Owner, bulwark.Developer, bulwark.Viewer, bulwark.Auditor) {
+		return bulwark.Fail(bulwark.KindConflict, fmt.Sprintf("App %s was destroyed and can still be brought back, so its name is taken.", name),
+			fmt.Sprintf("Bring it back with bulwark apps restore %[1]s, or free the name with bulwark apps destroy %[1]s --now.", name), nil)
 	}
-	for _, q := range []string{
-		`UPDATE app SET destroyed = 1 WHERE id = ?`,
-		`DELETE FROM host WHERE app = ?`,
-		`DELETE FROM config_value WHERE app = ?`,
-		`DELETE FROM build_secret WHERE app = ?`,
-		`DELETE FROM egress WHERE app = ?`,
-		`DELETE FROM protect_request WHERE app = ?`,
-		`DELETE FROM approver WHERE app = ?`,
-	} {
-		if _, err := tx.Exec(q, app.ID); err != nil {
-			return err
-		}
-	}
-	return nil
+	return bulwark.Fail(bulwark.KindConflict, fmt.Sprintf("There is an app named %s already.", name), "Choose another name.", nil)
 }
 
 func keyAdd(tx *sql.Tx, b statement.KeyAdd, p bulwark.PersonID) error {

@@ -456,7 +456,7 @@ func (l *Ledger) mayDeploy(tx *sql.Tx, app *App, person bulwark.PersonID) (bool,
 // countsAtOnce has somebody count who came with the one-time token that root on the machine makes: root could write this
 // ledger, and an app whose people have left is not lost so.
 func countsAtOnce(tx *sql.Tx, person bulwark.PersonID) error {
-	_, err := tx.Exec(`INSERT INTO approver (app, person) SELECT a.id, ? FROM app a JOIN project p ON p.id = a.project WHERE a.approvals > 0 AND a.destroyed = 0 AND p.org = ?`,
+	_, err := tx.Exec(`INSERT INTO approver (app, person) SELECT a.id, ? FROM app a JOIN project p ON p.id = a.project WHERE a.approvals > 0 AND a.destroyed < 2 AND p.org = ?`,
 		person, bulwark.FirstOrg)
 	return err
 }

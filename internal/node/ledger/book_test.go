@@ -30,6 +30,8 @@ type book struct {
 	node  ed25519.PrivateKey
 	seal  *seal.Key
 	clock time.Time
+	grace time.Duration // that apps get which are destroyed; as it is when the ledger is opened
+	ran   time.Duration
 }
 
 func open(t *testing.T) *book { return openAt(t, filepath.Join(t.TempDir(), "ledger.db")) }
@@ -48,7 +50,7 @@ func reopen(t *testing.T, b *book, path string) *book {
 	b.Ledger, err = ledger.Open(t.Context(), ledger.Config{Path: path, Key: b.node,
 		Secrets:    func(bulwark.ProjectID) (*seal.Key, error) { return b.seal, nil },
 		NewProject: func(bulwark.ProjectID) error { return nil },
-		Domain:     "apps.example.org", Now: func() time.Time { return b.clock }})
+		Domain:     "apps.example.org", Now: func() time.Time { return b.clock }, Grace: b.grace, Ran: func() time.Duration { return b.ran }})
 	ok(t, err)
 	t.Cleanup(func() { b.Close() })
 	return b

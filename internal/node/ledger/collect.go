@@ -24,7 +24,7 @@ func (l *Ledger) Collect(ctx context.Context, use []bulwark.Digest) (stay map[bu
 		for _, d := range use {
 			keep[d] = true
 		}
-		apps, err := column[bulwark.AppID](tx, `SELECT id FROM app WHERE destroyed = 0`)
+		apps, err := column[bulwark.AppID](tx, `SELECT id FROM app WHERE destroyed < 2`)
 		if err != nil {
 			return err
 		}
@@ -86,9 +86,9 @@ func forgetUnless(tx *sql.Tx, d bulwark.Digest, keep bool, stay map[bulwark.Dige
 	return err
 }
 
-// Destroyed tells whether an app is destroyed; one that the ledger does not know is not.
-func (l *Ledger) Destroyed(ctx context.Context, app bulwark.AppID) (gone bool, err error) {
-	err = l.db.Reader().QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM app WHERE id = ? AND destroyed <> 0)`, app).Scan(&gone)
+// Final tells whether an app is destroyed and past its grace; one that the ledger does not know is not.
+func (l *Ledger) Final(ctx context.Context, app bulwark.AppID) (gone bool, err error) {
+	err = l.db.Reader().QueryRowContext(ctx, `SELECT EXISTS (SELECT 1 FROM app WHERE id = ? AND destroyed = 2)`, app).Scan(&gone)
 	return gone, err
 }
 

@@ -61,10 +61,10 @@ func TestCollect(t *testing.T) {
 	}
 
 	b.must(p, statement.KindAppDestroy, other, statement.AppDestroy{Name: "blog"})
-	if gone, err := b.Destroyed(b.ctx(), other); !gone || err != nil {
+	if gone, err := b.Final(b.ctx(), other); !gone || err != nil {
 		t.Fatal(gone, err)
 	}
-	if gone, err := b.Destroyed(b.ctx(), app); gone || err != nil {
+	if gone, err := b.Final(b.ctx(), app); gone || err != nil {
 		t.Fatal(gone, err)
 	}
 	stay, err = b.Collect(b.ctx(), []bulwark.Digest{blog.Image})

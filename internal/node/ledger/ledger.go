@@ -40,6 +40,9 @@ type Ledger struct {
 	project func(bulwark.ProjectID) error
 	domain  bulwark.HostName
 	now     func() time.Time
+	grace   time.Duration
+	ran     func() time.Duration
+	counted time.Duration // up to where of ran graces have been counted; guarded by being in a transaction, of which there is one at a time
 
 	logSigner note.Signer // of the audit log's checkpoints
 	logKey    string
@@ -56,18 +59,26 @@ type Config struct {
 	// Domain is the one below which every app has its name as a host name; nobody can claim a host there.
 	Domain bulwark.HostName
 	Now    func() time.Time // nil means time.Now
+	// Grace is how long an app that is destroyed can be brought back; 0: not at all.
+	Grace time.Duration
+	// Ran is how long this process has run, by a clock that nobody can set; nil means the monotonic one.
+	Ran func() time.Duration
 }
 
 // Open opens or makes the ledger at c.Path.
 func Open(ctx context.Context, c Config) (*Ledger, error) {
-	d, err := db.Open(ctx, c.Path, slices.Concat(migrations(), auditMigrations(), approvalMigrations()))
+	d, err := db.Open(ctx, c.Path, slices.Concat(migrations(), auditMigrations(), approvalMigrations(), graceMigrations()))
 	if err != nil {
 		return nil, err
 	}
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	l := &Ledger{db: d, key: c.Key, public: statement.NewKey(c.Key.Public().(ed25519.PublicKey)), secrets: c.Secrets, project: c.NewProject, domain: c.Domain, now: c.Now}
+	if c.Ran == nil {
+		opened := time.Now() // with its monotonic reading, by which Since goes
+		c.Ran = func() time.Duration { return time.Since(opened) }
+	}
+	l := &Ledger{db: d, key: c.Key, public: statement.NewKey(c.Key.Public().(ed25519.PublicKey)), secrets: c.Secrets, project: c.NewProject, domain: c.Domain, now: c.Now, grace: c.Grace, ran: c.Ran, counted: c.Ran()}
 	if l.logSigner, l.logKey, err = statement.LogSigner(c.Key); err == nil {
 		err = l.chainOld(ctx)
 	}
@@ -100,6 +111,10 @@ type Receipt struct {
 	Config *statement.ConfigRef `json:"config,omitempty"`
 	// Protection is what holds after a statement about an app's protection.
 	Protection *statement.Protection `json:"protection,omitempty"`
+	// Until is when a destroyed app's grace ends, by the clock at its destruction; nil if it was final at once.
+	Until *time.Time `json:"until,omitempty"`
+	// Promoted is the release that serves of an app that was brought back.
+	Promoted uint64 `json:"promoted,omitempty"`
 	// Body is the verified body, so that the caller need not parse what it cannot verify.
 	Body json.RawMessage `json:"body,omitempty"`
 }

@@ -162,9 +162,9 @@ func (l *Ledger) App(ctx context.Context, id bulwark.AppID) (a *App, err error) 
 	return a, err
 }
 
-// ClaimedHosts returns every host name that an app's owners claimed.
+// ClaimedHosts returns every host name that an app's owners claimed, and that may serve.
 func (l *Ledger) ClaimedHosts(ctx context.Context) ([]bulwark.HostName, error) {
-	rows, err := l.db.Reader().QueryContext(ctx, `SELECT host FROM host ORDER BY host`)
+	rows, err := l.db.Reader().QueryContext(ctx, `SELECT host FROM host JOIN app ON app.id = host.app WHERE app.destroyed = 0 ORDER BY host`)
 	if err != nil {
 		return nil, err
 	}

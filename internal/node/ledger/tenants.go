@@ -128,14 +128,17 @@ func (l *Ledger) authorize(tx *sql.Tx, p *Principal, s *statement.Statement) err
 // onApp refuses what the signer may not do to an app; one of which they may know nothing is not there.
 func (l *Ledger) onApp(q queryer, p *Principal, id bulwark.AppID, kind statement.Kind) error {
 	rule := right.Rules()[kind]
-	org, project, err := appPlace(q, id)
+	app, org, graced, err := keptApp(q, id)
 	if err != nil {
 		return err
 	}
-	if right.Has(p.Grants, org, project, rule.Roles...) {
+	if right.Has(p.Grants, org, app.Project, rule.Roles...) {
+		if graced && kind != statement.KindAppDestroy && kind != statement.KindAppRestore {
+			return bulwark.WasDestroyed(app.Name)
+		}
 		return nil
 	}
-	if !right.Has(p.Grants, org, project, bulwark.Owner, bulwark.Developer, bulwark.Viewer, bulwark.Auditor) {
+	if !right.Has(p.Grants, org, app.Project, bulwark.Owner, bulwark.Developer, bulwark.Viewer, bulwark.Auditor) {
 		return bulwark.NoSuchApp()
 	}
 	return notAllowed(kind)
@@ -408,7 +411,8 @@ func revokeToken(tx *sql.Tx, p *Principal, b statement.TokenRevoke) error {
 		}
 		reach := false
 		for _, s := range all {
-			if org, project, err := appPlace(tx, s.App); err == nil && right.Has(p.Grants, org, project, bulwark.Owner) {
+			// In its grace too: the token would be there again when the app is.
+			if app, org, _, err := keptApp(tx, s.App); err == nil && right.Has(p.Grants, org, app.Project, bulwark.Owner) {
 				reach = true
 			}
 		}

@@ -74,7 +74,8 @@ func TestRolesTimesKinds(t *testing.T) {
 		statement.KindEgressAllow:  func() any { return statement.Egress{Rule: "db.example.org:5432"} },
 		statement.KindEgressDeny:   func() any { return statement.Egress{Rule: "db.example.org:5432"} },
 		statement.KindProtect:      func() any { return statement.Protect{Approvals: 1} },
-		statement.KindApprove:      func() any { return statement.Approve{Generation: 99} }, // as above
+		statement.KindApprove:      func() any { return statement.Approve{Generation: 99} },  // as above
+		statement.KindAppRestore:   func() any { return statement.AppRestore{Name: "shop"} }, // which was not destroyed
 		statement.KindProtectApprove: func() any {
 			return statement.ProtectApprove{Request: bulwark.Sum([]byte("what nobody asked for"))}
 		},

@@ -27,7 +27,11 @@ type Receipt struct {
 	Config *statement.ConfigRef `json:"config,omitempty"`
 	// Protection is what holds after a statement about an app's protection.
 	Protection *statement.Protection `json:"protection,omitempty"`
-	Body       []byte                `json:"body,omitempty"` // JSON, verified
+	// Until is when a destroyed app's grace ends; nil if it was final at once. Promoted is the release that serves of an app
+	// that was brought back.
+	Until    *time.Time `json:"until,omitempty"`
+	Promoted uint64     `json:"promoted,omitempty"`
+	Body     []byte     `json:"body,omitempty"` // JSON, verified
 	// Chain is the document's place in the node's chain.
 	Chain *statement.ChainRef `json:"chain,omitempty"`
 }
@@ -35,6 +39,18 @@ type Receipt struct {
 // Accepted asks what became of a document: the receipt if it was accepted, or not found.
 type Accepted struct {
 	Digest bulwark.Digest `json:"digest"`
+}
+
+// Graces asks how apps stand that were destroyed; one that was not is left out of the answer.
+type Graces struct {
+	Apps []bulwark.AppID `json:"apps"`
+}
+
+// Grace is how one stands: it is final, or can be brought back until a time.
+type Grace struct {
+	App   bulwark.AppID `json:"app"`
+	Final bool          `json:"final,omitempty"`
+	Until time.Time     `json:"until,omitzero"`
 }
 
 // Document carries something signed.
