@@ -32,12 +32,16 @@ type App struct {
 	Domains   []bulwark.HostName          `json:"domains"`
 	Release   uint64                      `json:"release,omitempty" doc:"number of the release that serves"`
 	Config    uint64                      `json:"config" doc:"newest config revision"`
-	State     string                      `json:"state" doc:"new, running, degraded, crashed, stopped"`
+	State     string                      `json:"state" doc:"new, running, degraded, crashed, stopped, destroyed"`
 	Formation map[bulwark.ProcessType]int `json:"formation"`
 	Created   time.Time                   `json:"created"`
 	// Protection says who has to approve a release.
 	Protection statement.Protection `json:"protection"`
+	Until      *time.Time           `json:"until,omitempty" doc:"of a destroyed app that can be brought back: until when, as the node sees it now"`
 }
+
+// StateDestroyed is the state of an app that was destroyed.
+const StateDestroyed = "destroyed"
 
 // Release is one release.
 type Release struct {
@@ -205,9 +209,14 @@ func (c *Client) App(ctx context.Context, app bulwark.AppName) (App, error) {
 	return ask[App](ctx, c, http.MethodGet, "/apps/"+esc(string(app)), nil)
 }
 
-// DestroyApp takes a statement of kind app.destroy.
-func (c *Client) DestroyApp(ctx context.Context, app bulwark.AppName, s Signed) error {
-	return c.call(ctx, http.MethodPost, "/apps/"+esc(string(app))+"/destroy", s, nil)
+// DestroyApp takes a statement of kind app.destroy. The answer says until when the app can be brought back, if it can.
+func (c *Client) DestroyApp(ctx context.Context, app bulwark.AppName, s Signed) (App, error) {
+	return ask[App](ctx, c, http.MethodPost, "/apps/"+esc(string(app))+"/destroy", s)
+}
+
+// RestoreApp takes a statement of kind app.restore.
+func (c *Client) RestoreApp(ctx context.Context, app bulwark.AppName, s Signed) (App, error) {
+	return ask[App](ctx, c, http.MethodPost, "/apps/"+esc(string(app))+"/restore", s)
 }
 
 // Change takes a statement that makes a release or changes how one runs: app.deploy, app.rollback, config.set,

@@ -17,13 +17,9 @@ import (
 func (c *cli) appsCommand() *cobra.Command {
 	list := command("list", "List the apps", "  $ bulwark apps list", exactly(0, ""), c.listApps)
 	list.Aliases = []string{"ls"}
-	var confirm string
-	destroy := c.namesApp(command("destroy [NAME]", "Destroy an app, its releases and its config",
-		"  $ bulwark apps destroy shop\n  $ bulwark apps destroy shop --confirm shop", nil,
-		func(ctx context.Context, _ []string) error { return c.destroyApp(ctx, confirm) }))
-	destroy.Flags().StringVar(&confirm, "confirm", "", "the app's name again, in place of being asked for it")
-	return group("apps", "Make, list, protect and destroy apps", "  $ bulwark apps\n  $ bulwark apps create shop", c.listApps,
-		list, c.createCommand(), c.namesApp(command("info [NAME]", "Show an app", "  $ bulwark apps info shop", nil, c.appInfo)), c.protectCommand(), destroy)
+	return group("apps", "Make, list, protect, destroy and restore apps", "  $ bulwark apps\n  $ bulwark apps create shop", c.listApps,
+		list, c.createCommand(), c.namesApp(command("info [NAME]", "Show an app", "  $ bulwark apps info shop", nil, c.appInfo)), c.protectCommand(),
+		c.destroyCommand(), c.restoreCommand())
 }
 
 func (c *cli) listApps(ctx context.Context, _ []string) error {
@@ -40,12 +36,22 @@ func (c *cli) listApps(ctx context.Context, _ []string) error {
 			c.empty("There are no apps yet. Make one with bulwark apps create NAME.")
 			return
 		}
-		c.head("Apps")
-		var rows [][]string
+		var rows, ended [][]string
 		for _, a := range apps {
+			if a.State == client.StateDestroyed {
+				ended = append(ended, []string{string(a.Name), untilWhen(a.Until), "bulwark apps restore " + string(a.Name)})
+				continue
+			}
 			rows = append(rows, []string{string(a.Name), a.State, releaseName(a.Release), a.URL, ago(c.now(), a.Created)})
 		}
-		c.table(rows)
+		if len(rows) > 0 {
+			c.head("Apps")
+			c.table(rows)
+		}
+		if len(ended) > 0 {
+			c.head("Destroyed")
+			c.table(ended)
+		}
 	})
 }
 
@@ -133,34 +139,14 @@ func (c *cli) appInfo(ctx context.Context, _ []string) error {
 	}
 	return c.result(app, func() {
 		c.head("%s", app.Name)
-		c.fields("Address", app.URL, "Git", app.GitURL, "Domains", hostNames(app.Domains), "State", app.State,
+		state := app.State
+		if state == client.StateDestroyed {
+			state += ", " + untilWhen(app.Until)
+		}
+		c.fields("Address", app.URL, "Git", app.GitURL, "Domains", hostNames(app.Domains), "State", state,
 			"Release", releaseName(app.Release), "Config", "revision "+number(app.Config), "Processes", formation(app.Formation),
 			"Protection", protection(app.Protection), "Created", ago(c.now(), app.Created), "Id", string(app.ID))
 	})
-}
-
-func (c *cli) destroyApp(ctx context.Context, confirm string) error {
-	s, name, err := c.onApp(ctx)
-	if err != nil {
-		return err
-	}
-	app, err := s.App(ctx, name)
-	if err != nil {
-		return err
-	}
-	loss := fmt.Sprintf("This destroys the app %s with its releases, its config and its domains, for ever.", name)
-	if err := c.confirm(ctx, confirm, string(name), loss); err != nil {
-		return err
-	}
-	signed, err := s.sign(statement.KindAppDestroy, app.ID, statement.AppDestroy{Name: name})
-	if err != nil {
-		return err
-	}
-	err = c.during("Destroying "+string(name), func() error { return s.DestroyApp(ctx, name, signed) })
-	if err != nil {
-		return err
-	}
-	return c.result(app, func() { c.say("Destroyed %s.", name) })
 }
 
 func (c *cli) openCommand() *cobra.Command {

@@ -82,7 +82,7 @@ func newFake(dir string) (*fake, error) {
 		return nil, err
 	}
 	f.ledger, err = ledger.Open(context.Background(), ledger.Config{Path: filepath.Join(dir, "ledger.db"), Key: f.key, Domain: "bulwark.localhost",
-		Secrets: func(bulwark.ProjectID) (*seal.Key, error) { return f.sealer, nil }})
+		Secrets: func(bulwark.ProjectID) (*seal.Key, error) { return f.sealer, nil }, Grace: 7 * 24 * time.Hour})
 	if err != nil {
 		return nil, err
 	}
@@ -162,11 +162,22 @@ func (f *fake) routes() http.Handler {
 	}))
 	mux.HandleFunc("GET /v1/apps/{app}", f.mine(func(_ *http.Request, a *fakeApp) (any, error) { return a.App, nil }))
 	mux.HandleFunc("POST /v1/apps/{app}/destroy", f.mine(func(r *http.Request, a *fakeApp) (any, error) {
-		_, err := f.submit(r)
-		if err == nil {
+		rec, err := f.submit(r)
+		if err != nil {
+			return nil, err
+		}
+		a.State, a.Until = client.StateDestroyed, rec.Until
+		if rec.Until == nil {
 			delete(f.apps, a.Name)
 		}
-		return struct{}{}, err
+		return a.App, nil
+	}))
+	mux.HandleFunc("POST /v1/apps/{app}/restore", f.mine(func(r *http.Request, a *fakeApp) (any, error) {
+		if _, err := f.submit(r); err != nil {
+			return nil, err
+		}
+		a.State, a.Until = "new", nil
+		return a.App, nil
 	}))
 	mux.HandleFunc("POST /v1/apps/{app}/changes", f.mine(f.change))
 	mux.HandleFunc("PUT /v1/apps/{app}/sources", f.mine(f.upload))

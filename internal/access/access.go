@@ -32,6 +32,7 @@ const (
 	Deploy        Action = "app.deploy"
 	ScaleApp      Action = "app.scale"
 	DestroyApp    Action = "app.destroy"
+	RestoreApp    Action = "app.restore"
 	RevealConfig  Action = "config.reveal"
 	OpenEgress    Action = "egress.allow"
 	RunApp        Action = "app.run"
@@ -61,7 +62,7 @@ const (
 
 // Actions returns all of them.
 func Actions() []Action {
-	return []Action{Open, ReadSelf, ReadStatus, ReadKeys, ManageKeys, ListApps, CreateApp, ReadApp, ReadLogs, ChangeApp, Deploy, ScaleApp, DestroyApp,
+	return []Action{Open, ReadSelf, ReadStatus, ReadKeys, ManageKeys, ListApps, CreateApp, ReadApp, ReadLogs, ChangeApp, Deploy, ScaleApp, DestroyApp, RestoreApp,
 		RevealConfig, OpenEgress, RunApp, RunCron, CancelBuild, ReadOperation, ReadRegistries, ManageRegistries, ListOrgs, CreateOrg, ReadMembers,
 		ManageMembers, Leave, CreateProject, ManageTokens, ExplainPolicy,
 		ReadCheckpoint, ReadAudit, ReadPosture, RunPosture, Approve, Protect}

@@ -38,7 +38,7 @@ func TestServerAndNodeAgree(t *testing.T) {
 		statement.KindConfigSet: access.ChangeApp, statement.KindBuildSecret: access.ChangeApp, statement.KindConfigReveal: access.RevealConfig,
 		statement.KindRun: access.RunApp, statement.KindResize: access.ChangeApp, statement.KindDomainAdd: access.ChangeApp,
 		statement.KindDomainRemove: access.ChangeApp, statement.KindEgressAllow: access.OpenEgress, statement.KindEgressDeny: access.ChangeApp,
-		statement.KindAppDestroy: access.DestroyApp, statement.KindProtect: access.Protect, statement.KindProtectApprove: access.Approve,
+		statement.KindAppDestroy: access.DestroyApp, statement.KindAppRestore: access.RestoreApp, statement.KindProtect: access.Protect, statement.KindProtectApprove: access.Approve,
 		statement.KindApprove: access.Approve,
 	} {
 		for _, r := range []bulwark.Role{bulwark.Owner, bulwark.Developer, bulwark.Viewer, bulwark.Auditor} {

@@ -26,6 +26,7 @@ type App struct {
 	Created  time.Time
 	// Protection is what the node said last, to be shown; it is the node that holds to it.
 	Protection statement.Protection
+	Destroyed  bool // and still in its grace
 }
 
 // Migrations is the schema.
@@ -59,7 +60,8 @@ CREATE TABLE egress (
 	rule    TEXT NOT NULL,
 	PRIMARY KEY (app, rule)
 ) STRICT`}, {ID: "app-settings", SQL: settings},
-		{ID: "app-protection", SQL: `ALTER TABLE app ADD COLUMN protection TEXT NOT NULL DEFAULT '{}'`}}
+		{ID: "app-protection", SQL: `ALTER TABLE app ADD COLUMN protection TEXT NOT NULL DEFAULT '{}'`},
+		{ID: "app-grace", SQL: grace}}
 }
 
 // Queryer is a transaction or the reader.
@@ -68,12 +70,12 @@ type Queryer interface {
 	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
 }
 
-const columns = `id, project, name, promoted, config, created, protection`
+const columns = `id, project, name, promoted, config, created, protection, destroyed`
 
 func scan(row interface{ Scan(...any) error }) (*App, error) {
 	var a App
 	var created, protection string
-	err := row.Scan(&a.ID, &a.Project, &a.Name, &a.Promoted, &a.Config, &created, &protection)
+	err := row.Scan(&a.ID, &a.Project, &a.Name, &a.Promoted, &a.Config, &created, &protection, &a.Destroyed)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, bulwark.NoSuchApp()
 	}
@@ -87,13 +89,13 @@ func scan(row interface{ Scan(...any) error }) (*App, error) {
 	return &a, err
 }
 
-// ByName returns an app of a tenant's that was not destroyed.
+// ByName returns an app of a tenant's. Of one that was destroyed and is in its grace, who may know of it is told so.
 func ByName(ctx context.Context, q Queryer, in bulwark.Tenant, name bulwark.AppName) (*App, error) {
-	orgs, projects, err := lists(in)
-	if err != nil {
-		return nil, err
+	a, err := KeptByName(ctx, q, in, name)
+	if err == nil && a.Destroyed {
+		return nil, bulwark.WasDestroyed(a.Name)
 	}
-	return scan(q.QueryRowContext(ctx, `SELECT `+columns+` FROM app WHERE name = ? AND destroyed = 0 AND `+inTenant, name, orgs, projects))
+	return a, err
 }
 
 // inTenant is the condition that a row belongs to a tenant; its two parameters come from lists.
@@ -108,9 +110,9 @@ func lists(in bulwark.Tenant) (orgs, projects string, err error) {
 	return string(o), string(p), err
 }
 
-// PlaceOf returns where the app of a name is. It is for the decision whether somebody may know, and for nothing else.
+// PlaceOf returns where the app of a name is, one in its grace too. It is for the decision whether somebody may know, and for nothing else.
 func PlaceOf(ctx context.Context, q Queryer, name bulwark.AppName) (id bulwark.AppID, project bulwark.ProjectID, org bulwark.OrgID, err error) {
-	err = q.QueryRowContext(ctx, `SELECT a.id, p.id, p.org FROM app a JOIN project p ON p.id = a.project WHERE a.name = ? AND a.destroyed = 0`, name).Scan(&id, &project, &org)
+	err = q.QueryRowContext(ctx, `SELECT a.id, p.id, p.org FROM app a JOIN project p ON p.id = a.project WHERE a.name = ? AND a.destroyed < 2`, name).Scan(&id, &project, &org)
 	if errors.Is(err, sql.ErrNoRows) {
 		err = bulwark.NoSuchApp()
 	}
@@ -156,17 +158,6 @@ func apps(rows *sql.Rows, err error) ([]App, error) {
 func Insert(tx *sql.Tx, a App) error {
 	_, err := tx.Exec(`INSERT INTO app (id, project, name, created) VALUES (?,?,?,?) ON CONFLICT (id) DO NOTHING`,
 		a.ID, a.Project, a.Name, a.Created.UTC().Format(time.RFC3339Nano))
-	return err
-}
-
-// Destroy marks an app as gone; its name is free again.
-func Destroy(tx *sql.Tx, id bulwark.AppID) error {
-	for _, q := range []string{`DELETE FROM domain WHERE app = ?`, `DELETE FROM build_secret WHERE app = ?`, `DELETE FROM egress WHERE app = ?`} {
-		if _, err := tx.Exec(q, id); err != nil {
-			return err
-		}
-	}
-	_, err := tx.Exec(`UPDATE app SET destroyed = 1 WHERE id = ?`, id)
 	return err
 }
 

@@ -121,6 +121,18 @@ func EndAll(tx *sql.Tx, id bulwark.AppID) error {
 	return err
 }
 
+// Again has an app that was brought back run as it was scaled: rows of its own, whatever is still ending.
+func Again(ctx context.Context, tx *sql.Tx, a *app.App, plan bulwark.Plan) error {
+	if err := EndAll(tx, a.ID); err != nil { // an operation that was cut off may have left some
+		return err
+	}
+	formation, err := Formation(ctx, tx, a.ID, plan)
+	if err != nil {
+		return err
+	}
+	return fill(tx, a, a.Promoted, formation, false)
+}
+
 // MaxCount bounds the instances of one process type.
 const MaxCount = 100
 

@@ -104,7 +104,7 @@ func (s *Server) approve(ctx context.Context, actor access.Actor, in *releaseSig
 
 // approved is the effect of an approval: an operation that goes on with the release, or finds that more are needed.
 func approved(ctx context.Context, tx *sql.Tx, r *nodeapi.Receipt) (job.Operation, error) {
-	a, err := app.ByID(ctx, tx, r.App)
+	a, err := app.KeptByID(ctx, tx, r.App)
 	if err != nil {
 		return job.Operation{}, err
 	}
@@ -159,7 +159,7 @@ func (s *Server) protection(ctx context.Context, actor access.Actor, in *appSign
 // protected is the effect of a statement about an app's protection. A release that waited under another protection is looked
 // at again.
 func protected(ctx context.Context, tx *sql.Tx, r *nodeapi.Receipt) (statement.Protection, error) {
-	a, err := app.ByID(ctx, tx, r.App)
+	a, err := app.KeptByID(ctx, tx, r.App)
 	if err != nil {
 		return statement.Protection{}, err
 	}

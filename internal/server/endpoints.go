@@ -82,6 +82,7 @@ func (s *Server) endpoints(a *api.API) {
 	api.Register(a, api.Op{ID: "list-apps", Method: get, Path: "/apps", Summary: "List apps", Action: access.ListApps}, s.listApps)
 	api.Register(a, api.Op{ID: "get-app", Method: get, Path: "/apps/{app}", Summary: "One app", Action: access.ReadApp}, s.getApp)
 	api.Register(a, api.Op{ID: "destroy-app", Method: post, Path: "/apps/{app}/destroy", Summary: "Destroy an app", Action: access.DestroyApp}, s.destroyApp)
+	api.Register(a, api.Op{ID: "restore-app", Method: post, Path: "/apps/{app}/restore", Summary: "Bring a destroyed app back", Action: access.RestoreApp}, s.restoreApp)
 	api.Register(a, api.Op{ID: "change-app", Method: post, Path: "/apps/{app}/changes", Summary: "Make a release by a statement", Action: access.ChangeApp}, s.change)
 	api.Upload(a, api.Op{ID: "upload-source", Method: http.MethodPut, Path: "/apps/{app}/sources", Summary: "Send what a deploy is made of", Action: access.Deploy}, tree.MaxArchive, s.upload)
 	api.Register(a, api.Op{ID: "set-app", Method: post, Path: "/apps/{app}/settings", Summary: "Change a setting by a statement", Action: access.ChangeApp}, s.setting)

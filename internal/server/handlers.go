@@ -74,7 +74,9 @@ func (s *Server) settled(ctx context.Context, tx *sql.Tx, r *nodeapi.Receipt) er
 		_, err := created(ctx, tx, r)
 		return err
 	case statement.KindAppDestroy:
-		return s.destroyed(ctx, tx, r)
+		return destroyed(ctx, tx, r)
+	case statement.KindAppRestore:
+		return restored(ctx, tx, r)
 	case statement.KindConfigSet, statement.KindRollback, statement.KindResize:
 		_, err := s.changed(ctx, tx, r)
 		return err
@@ -126,6 +128,14 @@ func created(ctx context.Context, tx *sql.Tx, r *nodeapi.Receipt) (*app.App, err
 	if body.Project == "" {
 		body.Project = bulwark.FirstProject
 	}
+	// The node has given the name away, so whoever had it is past its grace, which we have not asked about yet.
+	if old, err := app.GracedNamed(ctx, tx, body.Name); err == nil && old.ID != r.App {
+		if err := finished(ctx, tx, old); err != nil {
+			return nil, err
+		}
+	} else if err != nil && bulwark.KindOf(err) != bulwark.KindNotFound {
+		return nil, err
+	}
 	a := app.App{ID: r.App, Project: body.Project, Name: body.Name, Created: time.Now()}
 	if err := app.Insert(tx, a); err != nil {
 		return nil, err
@@ -134,7 +144,7 @@ func created(ctx context.Context, tx *sql.Tx, r *nodeapi.Receipt) (*app.App, err
 }
 
 func (s *Server) listApps(ctx context.Context, actor access.Actor, _ *platformIn) ([]client.App, error) {
-	all, err := app.All(ctx, s.db.Reader(), actor.Tenant())
+	all, err := app.Kept(ctx, s.db.Reader(), actor.Tenant())
 	if err != nil {
 		return nil, err
 	}
@@ -153,11 +163,11 @@ func (s *Server) listApps(ctx context.Context, actor access.Actor, _ *platformIn
 		}
 		out = append(out, v)
 	}
-	return out, nil
+	return out, s.tellGraces(ctx, out)
 }
 
 func (s *Server) getApp(ctx context.Context, actor access.Actor, in *AppPath) (client.App, error) {
-	a, err := app.ByName(ctx, s.db.Reader(), actor.Tenant(), in.App)
+	a, err := app.KeptByName(ctx, s.db.Reader(), actor.Tenant(), in.App)
 	if err != nil {
 		return client.App{}, err
 	}
@@ -165,7 +175,13 @@ func (s *Server) getApp(ctx context.Context, actor access.Actor, in *AppPath) (c
 	if err != nil {
 		return client.App{}, err
 	}
-	return s.view(ctx, a, domains)
+	v, err := s.view(ctx, a, domains)
+	if err != nil {
+		return v, err
+	}
+	one := []client.App{v}
+	err = s.tellGraces(ctx, one)
+	return one[0], err
 }
 
 // view is an app as its owners see it.
@@ -174,6 +190,9 @@ func (s *Server) view(ctx context.Context, a *app.App, domains map[bulwark.AppID
 		GitURL: fmt.Sprintf("ssh://git@%s:%d/%s.git", s.gitHost(), s.config.Git, a.Name), State: "new", Created: a.Created, Protection: a.Protection,
 		Formation: map[bulwark.ProcessType]int{}}
 	if a.Promoted == 0 {
+		if a.Destroyed {
+			v.State = client.StateDestroyed
+		}
 		return v, nil
 	}
 	full, err := release.Get(ctx, s.db.Reader(), a.ID, a.Promoted)
@@ -188,6 +207,9 @@ func (s *Server) view(ctx context.Context, a *app.App, domains map[bulwark.AppID
 		return v, err
 	}
 	v.State = s.appState(rows)
+	if a.Destroyed {
+		v.State = client.StateDestroyed
+	}
 	return v, nil
 }
 
@@ -219,37 +241,6 @@ func (s *Server) gitHost() string {
 		return "localhost"
 	}
 	return string(s.config.Domain)
-}
-
-func (s *Server) destroyApp(ctx context.Context, actor access.Actor, in *appSignedIn) (struct{}, error) {
-	a, err := app.ByName(ctx, s.db.Reader(), actor.Tenant(), in.App)
-	if err != nil {
-		return struct{}{}, err
-	}
-	_, err = s.submit(ctx, in.Body.Envelope, a.ID, s.destroyed, statement.KindAppDestroy)
-	s.instances.Kick()
-	if err != nil {
-		return struct{}{}, err
-	}
-	// What is under way for the app finds it gone at its next step; this ends it at once.
-	gone := bulwark.Fail(bulwark.KindCanceled, fmt.Sprintf("App %s was destroyed.", a.Name), "", nil)
-	_, err = s.jobs.Cancel(ctx, a.ID, "", gone)
-	return struct{}{}, err
-}
-
-// destroyed is the effect of an app's destruction.
-func (s *Server) destroyed(ctx context.Context, tx *sql.Tx, r *nodeapi.Receipt) error {
-	a, err := app.ByID(ctx, tx, r.App)
-	if err != nil {
-		return err
-	}
-	if err := app.Destroy(tx, a.ID); err != nil {
-		return err
-	}
-	if err := instance.EndAll(tx, a.ID); err != nil {
-		return err
-	}
-	return told(ctx, tx, r, a.Project, access.App(a.Name), audit.Done, "")
 }
 
 func otherApp() error {
@@ -286,7 +277,7 @@ const changeOperation = "change"
 // changed is the effect of a statement that makes a release; the operation has no id if there is nothing yet that a release
 // could be made of.
 func (s *Server) changed(ctx context.Context, tx *sql.Tx, r *nodeapi.Receipt) (op job.Operation, err error) {
-	a, err := app.ByID(ctx, tx, r.App)
+	a, err := app.KeptByID(ctx, tx, r.App)
 	if err != nil {
 		return op, err
 	}
@@ -297,7 +288,7 @@ func (s *Server) changed(ctx context.Context, tx *sql.Tx, r *nodeapi.Receipt) (o
 	if err := told(ctx, tx, r, a.Project, access.App(a.Name), audit.Accepted, note); err != nil {
 		return op, err
 	}
-	if a.Promoted == 0 {
+	if a.Promoted == 0 || a.Destroyed {
 		return op, nil // the next deploy takes it along
 	}
 	op = job.Operation{ID: bulwark.NewOperationID(), Project: a.Project, App: a.ID, Kind: changeOperation, Cause: r.Digest, Person: r.Person, Note: note}
@@ -357,7 +348,7 @@ func (s *Server) setting(ctx context.Context, actor access.Actor, in *appSignedI
 
 // set is the effect of a setting.
 func (s *Server) set(ctx context.Context, tx *sql.Tx, r *nodeapi.Receipt) error {
-	a, err := app.ByID(ctx, tx, r.App)
+	a, err := app.KeptByID(ctx, tx, r.App)
 	if err != nil {
 		return err
 	}

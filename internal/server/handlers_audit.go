@@ -85,7 +85,7 @@ func (s *Server) listAudit(ctx context.Context, _ access.Actor, in *allAuditIn) 
 
 // listAppAudit lists what was done to an app since it was made: before that the name may have been another tenant's.
 func (s *Server) listAppAudit(ctx context.Context, actor access.Actor, in *appAuditIn) ([]client.AuditEntry, error) {
-	a, err := app.ByName(ctx, s.db.Reader(), actor.Tenant(), in.App)
+	a, err := app.KeptByName(ctx, s.db.Reader(), actor.Tenant(), in.App)
 	if err != nil {
 		return nil, err
 	}

@@ -211,7 +211,7 @@ func (s *Server) listTokens(ctx context.Context, actor access.Actor, _ *platform
 	for _, t := range all {
 		v := client.Token{ID: t.ID, Name: t.Name, Person: t.Person, Until: t.Until, Ended: t.Ended}
 		for _, sc := range t.Scopes {
-			a, err := app.ByID(ctx, s.db.Reader(), sc.App)
+			a, err := app.KeptByID(ctx, s.db.Reader(), sc.App)
 			if err != nil {
 				continue // the app was destroyed
 			}

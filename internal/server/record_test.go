@@ -43,7 +43,10 @@ type plainNode struct {
 	chain    statement.ChainRef
 	asked    int // verbs that have an effect
 	released *nodeapi.Released
-	missing  int // approvals that the release lacks
+	missing  int        // approvals that the release lacks
+	until    *time.Time // of a grace, if one is given
+	promoted uint64
+	graces   []nodeapi.Grace
 }
 
 const ana = bulwark.PersonID("p_00000000000000000000000008")
@@ -77,6 +80,12 @@ func (n *plainNode) serve(w http.ResponseWriter, r *http.Request) {
 		if st.Kind == statement.KindProtect || st.Kind == statement.KindProtectApprove {
 			rec.Protection = &statement.Protection{Approvals: 1}
 		}
+		switch st.Kind {
+		case statement.KindAppDestroy:
+			rec.Until = n.until
+		case statement.KindAppRestore:
+			rec.Promoted = n.promoted
+		}
 		n.receipts[rec.Digest] = rec
 		switch verb {
 		case "reveal":
@@ -88,6 +97,8 @@ func (n *plainNode) serve(w http.ResponseWriter, r *http.Request) {
 		}
 	case "release":
 		answer(n.released)
+	case "graces":
+		answer(n.graces)
 	case "approvals":
 		answer(nodeapi.Approvals{Missing: n.missing})
 	case "receipt":
@@ -209,6 +220,8 @@ func (b *bed) call(id string) (request, bool) {
 		return request{body: b.signed(statement.KindAppCreate, bulwark.NewAppID(), statement.AppCreate{Name: "other"})}, true
 	case "destroy-app":
 		return request{body: b.signed(statement.KindAppDestroy, b.app, statement.AppDestroy{Name: "shop"})}, true
+	case "restore-app":
+		return request{body: b.signed(statement.KindAppRestore, b.app, statement.AppRestore{Name: "shop"})}, true
 	case "change-app":
 		return request{body: b.signed(statement.KindConfigSet, b.app, statement.ConfigSet{Set: map[bulwark.ConfigName][]byte{"A": []byte("x")}})}, true
 	case "set-app":

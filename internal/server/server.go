@@ -117,6 +117,7 @@ func Run(ctx context.Context, c Config, ready func()) error {
 		s.log.Warn("it is not known yet what became of a statement", "error", err)
 	}
 	wg.Go(func() { s.inbox.run(ctx) })
+	wg.Go(func() { s.keepGraces(ctx) })
 	if err := s.jobs.Start(ctx); err != nil {
 		return err
 	}

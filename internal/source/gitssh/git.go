@@ -274,6 +274,38 @@ func (st *store) recover() error {
 	return nil
 }
 
+// sweep removes the repositories of apps that are gone. They are put aside first, whole: what a kill leaves of one is removed at
+// the next start.
+func (st *store) sweep(gone func(bulwark.AppID) (bool, error)) error {
+	entries, err := os.ReadDir(st.dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		name, repo := strings.CutSuffix(e.Name(), ".git")
+		app, perr := bulwark.ParseAppID(name)
+		if !repo || perr != nil {
+			continue
+		}
+		if is, err := gone(app); err != nil {
+			return err
+		} else if !is {
+			continue
+		}
+		aside := filepath.Join(st.dir, "new-"+name)
+		if err := os.RemoveAll(aside); err != nil {
+			return err
+		}
+		if err := os.Rename(st.path(app), aside); err != nil {
+			return err
+		}
+		if err := os.RemoveAll(aside); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (st *store) recoverRepo(repo string) error {
 	holds, err := os.ReadDir(filepath.Join(repo, holdsDir))
 	if err != nil && !os.IsNotExist(err) {

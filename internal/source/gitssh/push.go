@@ -260,6 +260,9 @@ func (s *Server) Pack(ctx context.Context, app bulwark.AppID, commit bulwark.Com
 	return s.store.pack(ctx, app, commit, nil)
 }
 
+// Sweep removes the repositories of apps that are gone for good, as gone says. It is safe to repeat.
+func (s *Server) Sweep(gone func(bulwark.AppID) (bool, error)) error { return s.store.sweep(gone) }
+
 // SetRef has an app's branch say what is deployed, for a deploy that ended after a restart. It is safe to repeat.
 func (s *Server) SetRef(ctx context.Context, app bulwark.AppID, branch string, commit bulwark.Commit) error {
 	if !plainBranch(branch) {
