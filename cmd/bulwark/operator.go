@@ -40,7 +40,7 @@ func rootFlag(cmd *cobra.Command, root *string) {
 // upOptions are the flags that say what an installation is.
 type upOptions struct {
 	install.Options
-	name, domain, bases, probes string
+	name, domain, bases, probes, grace string
 }
 
 func (o *upOptions) flags(cmd *cobra.Command) {
@@ -54,6 +54,7 @@ func (o *upOptions) flags(cmd *cobra.Command) {
 	f.Uint32Var(&o.Blocks, "blocks", 0, "blocks of 65536 user ids, at the first start")
 	f.Uint32Var(&o.BuildDisk, "build-disk", 0, "MB of disk that the builds of one app may use, their cache included (default 10000)")
 	f.StringVar(&o.probes, "probes", "", "when the probes of bulwark posture run: by \"schedule\" (default), or only when \"asked\"")
+	f.StringVar(&o.grace, "grace", "", "how long an app that was destroyed can be brought back: 0 to 2160h (default 168h)")
 	f.Uint16Var(&o.Ports.HTTP, "http-port", 0, "port for http (default 80)")
 	f.Uint16Var(&o.Ports.HTTPS, "https-port", 0, "port for https (default 443)")
 	f.Uint16Var(&o.Ports.API, "api-port", 0, "port of the API (default 8443)")
@@ -76,6 +77,11 @@ func (o *upOptions) parse() (install.Options, error) {
 	}
 	if o.probes != "" {
 		if opt.Probes, err = install.ParseProbes(o.probes); err != nil {
+			return opt, err
+		}
+	}
+	if o.grace != "" {
+		if opt.Grace, err = install.ParseGrace(o.grace); err != nil {
 			return opt, err
 		}
 	}

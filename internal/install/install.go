@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/bulwark-paas/bulwark"
 )
@@ -45,6 +46,42 @@ type Installation struct {
 	BuildDisk uint32 `json:"build_disk,omitempty"`
 	// Probes says when the probes run.
 	Probes Probes `json:"probes,omitempty"`
+	// Grace is how long an app that was destroyed can be brought back.
+	Grace Grace `json:"grace,omitempty"`
+}
+
+// Grace is a time from 0 to MaxGrace, as time.ParseDuration reads it; empty means DefaultGrace. It is text, so that "not said"
+// and "none" are two things.
+type Grace string
+
+// What graces there are.
+const (
+	DefaultGrace = 7 * 24 * time.Hour
+	MaxGrace     = 90 * 24 * time.Hour
+)
+
+// ParseGrace checks s.
+func ParseGrace(s string) (Grace, error) {
+	d, err := time.ParseDuration(s)
+	if err != nil {
+		return "", bulwark.Fail(bulwark.KindInvalid, fmt.Sprintf("The grace %q cannot be read.", s), "Give a number and a unit, such as 168h for a week, or 0 for none.", err)
+	}
+	if d < 0 || d > MaxGrace {
+		return "", bulwark.Invalid(fmt.Sprintf("A grace is from 0 to %.0fh, which is 90 days; %s is not.", MaxGrace.Hours(), s), "")
+	}
+	return Grace(d.String()), nil
+}
+
+// Duration returns how long it is.
+func (g Grace) Duration() time.Duration {
+	if g == "" {
+		return DefaultGrace
+	}
+	d, err := time.ParseDuration(string(g))
+	if err != nil { // valid has looked; if something else wrote it, nothing may end too soon
+		return MaxGrace
+	}
+	return d
 }
 
 // Probes says when the probes of bulwark posture run.
@@ -106,6 +143,7 @@ type Options struct {
 	Blocks    uint32 // of 65536 ids; only at the first time
 	BuildDisk uint32 // MB
 	Probes    Probes
+	Grace     Grace
 	// Etc replaces /etc as the place of subuid, subgid, passwd and group: for tests, and for building an image.
 	Etc string
 }
@@ -210,6 +248,7 @@ func (i *Installation) merge(opt Options) error {
 	set(&i.Etc, opt.Etc, "")
 	set(&i.BuildDisk, opt.BuildDisk, 0)
 	set(&i.Probes, opt.Probes, ProbesOnSchedule)
+	set(&i.Grace, opt.Grace, Grace(DefaultGrace.String()))
 	set(&i.Ports.HTTP, opt.Ports.HTTP, 80)
 	set(&i.Ports.HTTPS, opt.Ports.HTTPS, 443)
 	set(&i.Ports.API, opt.Ports.API, 8443)
@@ -246,6 +285,11 @@ func (i *Installation) valid() error {
 	}
 	if i.BuildDisk != 0 && i.BuildDisk < 256 {
 		return bulwark.Invalid(fmt.Sprintf("A disk of %d MB is too small for any build.", i.BuildDisk), "Give at least 256 with --build-disk.")
+	}
+	if i.Grace != "" {
+		if _, err := ParseGrace(string(i.Grace)); err != nil {
+			return err
+		}
 	}
 	seen := map[uint16]string{}
 	for _, p := range []struct {
