@@ -2,17 +2,31 @@ package node
 
 import (
 	"context"
+	"maps"
 	"time"
 
+	"github.com/bulwark-paas/bulwark"
 	"github.com/bulwark-paas/bulwark/internal/node/nodeapi"
 )
 
 // graceEvery is how often the time is counted that the node has lived through: that much of a run is lost to a kill.
 const graceEvery = time.Minute
 
-// finish ends destroyed apps for good when their grace is over. The server has no part in it: it asks how things stand.
+// leftFor is how long an instance of a destroyed app may take to go: a drain and an end, with room.
+const leftFor = 2 * time.Minute
+
+// finish ends destroyed apps for good when their grace is over, and the instances that a server leaves running of those that were
+// destroyed. The server has no part in either: it ends instances gently and sooner, and asks how things stand.
 func (n *Node) finish(ctx context.Context) {
+	seen := map[bulwark.InstanceID]time.Time{}
 	for {
+		for _, id := range left(n.instances.list(), seen, time.Now(), func(app bulwark.AppID) bool {
+			all, err := n.ledger.Graces(ctx, []bulwark.AppID{app}) // not of one that the ledger does not know
+			return err == nil && len(all) > 0
+		}) {
+			n.config.Log.Warn("an instance of a destroyed app was left running; it is ended", "instance", id)
+			go n.instances.end(ctx, nodeapi.Stop{Instance: id, Grace: bulwark.Duration(haltGrace)})
+		}
 		wait := graceEvery
 		done, next, err := n.ledger.Finish(ctx)
 		if err != nil && ctx.Err() == nil {
@@ -32,6 +46,25 @@ func (n *Node) finish(ctx context.Context) {
 		case <-time.After(wait):
 		}
 	}
+}
+
+// left returns the instances of destroyed apps that have been there for too long. seen keeps since when each is known to be one.
+func left(all []nodeapi.Instance, seen map[bulwark.InstanceID]time.Time, now time.Time, destroyed func(bulwark.AppID) bool) (out []bulwark.InstanceID) {
+	here := map[bulwark.InstanceID]bool{}
+	for _, i := range all {
+		if !destroyed(i.App) {
+			continue
+		}
+		here[i.Instance] = true
+		if _, ok := seen[i.Instance]; !ok {
+			seen[i.Instance] = now
+		}
+		if now.Sub(seen[i.Instance]) >= leftFor {
+			out = append(out, i.Instance)
+		}
+	}
+	maps.DeleteFunc(seen, func(id bulwark.InstanceID, _ time.Time) bool { return !here[id] })
+	return out
 }
 
 // graces tells how destroyed apps stand.

@@ -112,6 +112,12 @@ func (n *instances) hostsChanged(ctx context.Context, app bulwark.AppID) {
 	}
 	n.mu.Unlock()
 	for _, i := range mine {
+		if _, err := n.ledger.Hosts(ctx, app); bulwark.KindOf(err) == bulwark.KindNotFound { // destroyed: nobody is led there any more, whatever the edge's table says
+			if err := n.dial.unregister(ctx, i.Instance.Instance); err != nil {
+				n.log.Warn("dial did not forget an instance", "instance", i.Instance.Instance, "error", err)
+			}
+			continue
+		}
 		if n.dial.knows(i.Instance.Instance) { // one that was not healthy yet is told with the hosts of that moment
 			n.register(ctx, i)
 		}
