@@ -25,7 +25,11 @@ func (n *Node) finish(ctx context.Context) {
 			return err == nil && len(all) > 0
 		}) {
 			n.config.Log.Warn("an instance of a destroyed app was left running; it is ended", "instance", id)
-			go n.instances.end(ctx, nodeapi.Stop{Instance: id, Grace: bulwark.Duration(haltGrace)})
+			go func() {
+				if err := n.instances.end(ctx, nodeapi.Stop{Instance: id, Grace: bulwark.Duration(haltGrace)}); err != nil && ctx.Err() == nil {
+					n.config.Log.Warn("an instance of a destroyed app was not ended yet", "instance", id, "error", err)
+				}
+			}()
 		}
 		wait := graceEvery
 		done, next, err := n.ledger.Finish(ctx)

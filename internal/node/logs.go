@@ -111,8 +111,13 @@ func (n *instances) hostsChanged(ctx context.Context, app bulwark.AppID) {
 		}
 	}
 	n.mu.Unlock()
+	if len(mine) == 0 {
+		return
+	}
+	_, err := n.ledger.Hosts(ctx, app)
+	destroyed := bulwark.KindOf(err) == bulwark.KindNotFound
 	for _, i := range mine {
-		if _, err := n.ledger.Hosts(ctx, app); bulwark.KindOf(err) == bulwark.KindNotFound { // destroyed: nobody is led there any more, whatever the edge's table says
+		if destroyed { // nobody is led there any more, whatever the edge's table says
 			if err := n.dial.unregister(ctx, i.Instance.Instance); err != nil {
 				n.log.Warn("dial did not forget an instance", "instance", i.Instance.Instance, "error", err)
 			}

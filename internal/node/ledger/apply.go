@@ -74,7 +74,7 @@ func (l *Ledger) apply(tx *sql.Tx, p *Principal, s *statement.Statement, r *Rece
 	case statement.KindApprove:
 		return decode(s, func(b statement.Approve) error { return l.approve(tx, app, b, r) })
 	case statement.KindDomainAdd:
-		return decode(s, func(b statement.Domain) error { return l.claimHost(tx, app, b.Host) })
+		return decode(s, func(b statement.Domain) error { return l.claimHost(tx, p, app, b.Host) })
 	case statement.KindDomainRemove:
 		return decode(s, func(b statement.Domain) error {
 			_, err := tx.Exec(`DELETE FROM host WHERE host = ? AND app = ?`, b.Host, app.ID)
@@ -141,11 +141,9 @@ func createApp(tx *sql.Tx, p *Principal, id bulwark.AppID, b statement.AppCreate
 	return err
 }
 
-// nameTaken refuses a name. Who may look at the app that has it is told if it is one that could go; to anybody else, one in its
-// grace is as one that is there.
+// nameTaken refuses a name.
 func nameTaken(tx *sql.Tx, p *Principal, id bulwark.AppID, name bulwark.AppName) error {
-	app, org, graced, err := keptApp(tx, id)
-	if err == nil && graced && app.Name == name && right.Has(p.Grants, org, app.Project, bulwark.Owner, bulwark.Developer, bulwark.Viewer, bulwark.Auditor) {
+	if was := destroyedTo(tx, p, id); was != nil && was.Name == name {
 		return bulwark.Fail(bulwark.KindConflict, fmt.Sprintf("App %s was destroyed and can still be brought back, so its name is taken.", name),
 			fmt.Sprintf("Bring it back with bulwark apps restore %[1]s, or free the name with bulwark apps destroy %[1]s --now.", name), nil)
 	}
@@ -321,7 +319,7 @@ func resize(tx *sql.Tx, app *App, b statement.Resize) error {
 // maxHosts bounds the claimed host names of one app: dial takes them in one message.
 const maxHosts = 100
 
-func (l *Ledger) claimHost(tx *sql.Tx, app *App, host bulwark.HostName) error {
+func (l *Ledger) claimHost(tx *sql.Tx, p *Principal, app *App, host bulwark.HostName) error {
 	if host == "" {
 		return bulwark.Invalid("The host name is empty.", "Give a name such as shop.example.org.")
 	}
@@ -342,6 +340,10 @@ func (l *Ledger) claimHost(tx *sql.Tx, app *App, host bulwark.HostName) error {
 		return err
 	}
 	if err == nil && owner != app.ID {
+		if was := destroyedTo(tx, p, owner); was != nil {
+			return bulwark.Fail(bulwark.KindConflict, fmt.Sprintf("The host name %s belongs to app %s, which was destroyed and can still be brought back.", host, was.Name),
+				fmt.Sprintf("Bring it back with bulwark apps restore %[1]s, or free the host name with bulwark apps destroy %[1]s --now.", was.Name), nil)
+		}
 		return bulwark.Fail(bulwark.KindConflict, fmt.Sprintf("The host name %s belongs to another app.", host), "Remove it there first.", nil)
 	}
 	return err

@@ -9,6 +9,7 @@ import (
 
 	"github.com/bulwark-paas/bulwark"
 	"github.com/bulwark-paas/bulwark/internal/db"
+	"github.com/bulwark-paas/bulwark/internal/right"
 	"github.com/bulwark-paas/bulwark/internal/statement"
 )
 
@@ -36,7 +37,7 @@ CREATE UNIQUE INDEX app_name ON app (name) WHERE destroyed < 2;
 // one back must not use it after the app was brought back, or destroyed with a grace.
 const nowFor = 10 * time.Minute
 
-// keptApp returns an app that is there or in its grace, and whether it is in its grace.
+// keptApp returns an app that is there or in its grace, and whether it is in its grace: of it, what the statements here need.
 func keptApp(q queryer, id bulwark.AppID) (a *App, org bulwark.OrgID, graced bool, err error) {
 	a = &App{ID: id}
 	err = q.QueryRow(`SELECT a.name, a.project, a.promoted, a.config, a.destroyed, p.org FROM app a JOIN project p ON p.id = a.project WHERE a.id = ? AND a.destroyed < 2`, id).
@@ -45,6 +46,15 @@ func keptApp(q queryer, id bulwark.AppID) (a *App, org bulwark.OrgID, graced boo
 		err = bulwark.NoSuchApp()
 	}
 	return a, org, graced, err
+}
+
+// destroyedTo returns an app that is in its grace, to who may look at it; to anybody else it is as one that is there, and nil.
+func destroyedTo(q queryer, p *Principal, id bulwark.AppID) *App {
+	app, org, graced, err := keptApp(q, id)
+	if err == nil && graced && right.Has(p.Grants, org, app.Project, bulwark.Owner, bulwark.Developer, bulwark.Viewer, bulwark.Auditor) {
+		return app
+	}
+	return nil
 }
 
 // destroyApp begins the grace, or ends the app for good if its owner says so or the node gives none.

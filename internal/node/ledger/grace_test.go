@@ -185,7 +185,10 @@ func TestRestore(t *testing.T) {
 		t.Errorf("its name: %v", err)
 	}
 	f.refused(f.p, bulwark.KindConflict, statement.KindAppCreate, stranger, statement.AppCreate{Name: "again"}) // its id
-	f.refused(f.p, bulwark.KindConflict, statement.KindDomainAdd, other, statement.Domain{Host: "www.example.net"})
+	_, err = f.Submit(f.ctx(), f.sign(f.p.device, statement.KindDomainAdd, other, statement.Domain{Host: "www.example.net"}))
+	if bulwark.KindOf(err) != bulwark.KindConflict || !strings.Contains(err.Error(), "belongs to app shop, which was destroyed") {
+		t.Errorf("its host: %v", err)
+	}
 	if stay, err := f.Collect(f.ctx(), nil); err != nil || stay[f.image] == nil && !hasKey(stay, f.image) {
 		t.Errorf("its image was collected: %v", err)
 	}
