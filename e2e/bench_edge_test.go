@@ -92,7 +92,7 @@ func benchEdge(b *bench) error {
 	if err := b.on.frozen("server", func() error { return benchTable(b, bulwark.HostName(app+"."+domain)) }); err != nil {
 		return err
 	}
-	_, err = p.run("", "bulwark", "apps", "destroy", app, "--confirm", app)
+	_, err = p.run("", "bulwark", "apps", "destroy", app, "--now", "--confirm", app)
 	return err
 }
 

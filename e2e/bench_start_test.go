@@ -73,7 +73,7 @@ func benchStart(b *bench) error {
 	b.add(result{Name: "verb to accepting", Unit: "ms", Ours: digested(ours...), Peer: digested(raw...), Whom: "`runc run -d` to listening",
 		How: "the node's verb start until it tells that the instance is healthy; config.json as the engine got it, with runc alone, until its port listens"},
 		&goal{most: 2.5, ratio: true})
-	_, derr := p.run("", "bulwark", "apps", "destroy", app, "--confirm", app)
+	_, derr := p.run("", "bulwark", "apps", "destroy", app, "--now", "--confirm", app)
 	return errors.Join(err, derr)
 }
 
@@ -263,7 +263,7 @@ func benchMemory(b *bench) error {
 			b.add(result{Name: fmt.Sprintf("%d more instances add to %s", many-1, name), Unit: "MB", Ours: digested(more[name] - one[name]), How: "the same"}, nil)
 		}
 	}
-	_, err = p.run("", "bulwark", "apps", "destroy", app, "--confirm", app)
+	_, err = p.run("", "bulwark", "apps", "destroy", app, "--now", "--confirm", app)
 	return err
 }
 

@@ -127,7 +127,7 @@ func deploy(m *machine) {
 	m.t.Log(m.ada("", "bulwark", "login", "https://localhost:8443", "--token", token))
 	for _, name := range []string{"site", "hello", "snake"} {
 		if *begin != "" { // what the earlier run left
-			m.tryAda("", "bulwark", "apps", "destroy", name, "--confirm", name)
+			m.tryAda("", "bulwark", "apps", "destroy", name, "--now", "--confirm", name)
 			m.root("rm", "-rf", home(name))
 		}
 		for file, text := range apps[name] {
