@@ -190,11 +190,11 @@ func (m *Manager) adopt(ctx context.Context) error {
 // change has a release serve that the node has let through.
 func (m *Manager) change(a *app.App, full *nodeapi.Released) error {
 	ctx := m.closed
-	if err := m.insist(ctx, never, func() error { return m.switchTo(ctx, a, full) }); err != nil {
+	if err := m.insist(ctx, gone, func() error { return m.switchTo(ctx, a, full) }); err != nil {
 		return err
 	}
 	m.Kick()
-	return m.insist(ctx, never, func() error { return m.edge.Sync(ctx) })
+	return m.insist(ctx, gone, func() error { return m.edge.Sync(ctx) })
 }
 
 // insist does something that must be done until it is, with growing pauses. A refusal ends it if may says that this is one.
@@ -214,7 +214,8 @@ func (m *Manager) insist(ctx context.Context, may func(error) bool, f func() err
 // refused tells that somebody who was reached said no.
 func refused(err error) bool { return bulwark.KindOf(err) != bulwark.KindUnavailable }
 
-func never(error) bool { return false }
+// gone tells that the app is not there any more.
+func gone(err error) bool { return bulwark.KindOf(err) == bulwark.KindNotFound }
 
 func rest(ctx context.Context, d time.Duration) error {
 	select {
@@ -229,6 +230,9 @@ func rest(ctx context.Context, d time.Duration) error {
 func (m *Manager) switchTo(ctx context.Context, a *app.App, full *nodeapi.Released) error {
 	number := full.Release.Generation
 	return m.db.Tx(ctx, func(tx *sql.Tx) error {
+		if _, err := app.ByID(ctx, tx, a.ID); err != nil { // destroyed; if it comes back, then with what the node let through
+			return err
+		}
 		if err := app.SetPromoted(tx, a.ID, number); err != nil {
 			return err
 		}
