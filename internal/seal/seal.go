@@ -92,11 +92,19 @@ func Value(public []byte, at Place, value []byte) ([]byte, error) {
 	return hpke.Seal(pk, kdf, aead, at.info(), value)
 }
 
-// Key is a private key that opens values, and the secret that keys a revision's digest.
+// Key is one version of a project's key: a private key that opens values, and the secret that keys digests, which is the
+// same in all versions.
 type Key struct {
 	private hpke.PrivateKey
 	digest  []byte
+	next    bool // a later version: its digest key is kept with it, since the key that it was derived from is gone
 }
+
+// seedSize is the length of a private key, digestSize that of a digest key.
+const (
+	seedSize   = 32
+	digestSize = sha256.Size
+)
 
 // GenerateKey makes a fresh key.
 func GenerateKey() (*Key, error) {
@@ -108,12 +116,29 @@ func GenerateKey() (*Key, error) {
 	return newKey(k)
 }
 
+// Next makes the key that takes k's place: it opens nothing that was sealed to k, and gives the same digests.
+func (k *Key) Next() (*Key, error) {
+	kem, _, _ := suite()
+	private, err := kem.GenerateKey()
+	if err != nil {
+		return nil, err
+	}
+	return &Key{private: private, digest: k.digest, next: true}, nil
+}
+
 // ParseKey reads what Bytes returned.
 func ParseKey(b []byte) (*Key, error) {
+	var digest []byte
+	if len(b) == seedSize+digestSize {
+		b, digest = b[:seedSize], slices.Clone(b[seedSize:])
+	}
 	kem, _, _ := suite()
 	k, err := kem.NewPrivateKey(b)
 	if err != nil {
 		return nil, fmt.Errorf("seal: the private key cannot be read: %w", err)
+	}
+	if digest != nil {
+		return &Key{private: k, digest: digest, next: true}, nil
 	}
 	return newKey(k)
 }
@@ -123,14 +148,21 @@ func newKey(k hpke.PrivateKey) (*Key, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The digest key is derived, so that it needs no keeping of its own; it must outlive a rotation, see Revision.
+	// The digest key is derived from the first private key, from which nothing leads back. It outlives that key, because
+	// the digests stand in releases that were signed; see Next.
 	mac := hmac.New(sha256.New, b)
 	mac.Write([]byte("bulwark config digest v1"))
 	return &Key{private: k, digest: mac.Sum(nil)}, nil
 }
 
-// Bytes returns the private key for keeping, wrapped.
-func (k *Key) Bytes() ([]byte, error) { return k.private.Bytes() }
+// Bytes returns the key for keeping, wrapped: the private key and, of a later version, the digest key behind it.
+func (k *Key) Bytes() ([]byte, error) {
+	b, err := k.private.Bytes()
+	if err == nil && k.next {
+		b = slices.Concat(b, k.digest)
+	}
+	return b, err
+}
 
 // Public returns what Value takes.
 func (k *Key) Public() []byte { return k.private.PublicKey().Bytes() }
@@ -153,7 +185,7 @@ func (k *Key) ValueDigest(name bulwark.ConfigName, value []byte) bulwark.Digest 
 }
 
 // Revision returns the keyed digest of a whole set of variables, given each one's ValueDigest: the identity of a config
-// revision. It does not depend on the ciphertexts, so sealing again changes nothing.
+// revision. It does not depend on the ciphertexts nor on the key's version, so sealing again changes nothing.
 func (k *Key) Revision(values map[bulwark.ConfigName]bulwark.Digest) bulwark.Digest {
 	var parts [][]byte
 	for _, n := range slices.Sorted(maps.Keys(values)) {

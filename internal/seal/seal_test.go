@@ -125,6 +125,60 @@ func TestKeptKey(t *testing.T) {
 	}
 }
 
+// The key that takes another's place opens nothing of before, and what it seals the one before does not open; both give the
+// same digests, also when they were kept in between.
+func TestNext(t *testing.T) {
+	k, at := newKey(t), place()
+	before, err := seal.Value(k.Public(), at, []byte("secret"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	seed, err := k.Bytes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := k
+	for range 3 {
+		next, err := last.Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := next.Bytes()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if bytes.Contains(b, seed) || len(b) == len(seed) {
+			t.Errorf("%d bytes are kept of it", len(b))
+		}
+		if next, err = seal.ParseKey(b); err != nil {
+			t.Fatal(err)
+		}
+		after, err := seal.Value(next.Public(), at, []byte("secret"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := next.Open(at, before); err == nil {
+			t.Error("it opens what was sealed to the key before")
+		}
+		if _, err := last.Open(at, after); err == nil {
+			t.Error("the key before opens what is sealed to it")
+		}
+		if v, err := next.Open(at, after); err != nil || string(v) != "secret" {
+			t.Errorf("%q, %v", v, err)
+		}
+		d := map[bulwark.ConfigName]bulwark.Digest{"A": k.ValueDigest("A", []byte("x"))}
+		if next.ValueDigest("A", []byte("x")) != d["A"] || next.Revision(d) != k.Revision(d) {
+			t.Error("the digests are others")
+		}
+		for _, bad := range [][]byte{b[:len(b)-1], append(bytes.Clone(b), 0)} {
+			if _, err := seal.ParseKey(bad); err == nil {
+				t.Errorf("%d of %d bytes are a key", len(bad), len(b))
+			}
+		}
+		last = next
+	}
+}
+
 // Digests tell values apart, by name too, say nothing without the key, and name a set whatever its order.
 func TestDigests(t *testing.T) {
 	k, other := newKey(t), newKey(t)
