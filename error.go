@@ -15,6 +15,7 @@ const (
 	KindForbidden    Kind = "forbidden"    // somebody is, and may not; also a statement that does not verify
 	KindNotFound     Kind = "not_found"    // there is none, or its existence is secret
 	KindConflict     Kind = "conflict"     // the state changed, or something else is under way
+	KindStale        Kind = "stale"        // sealed to a key that was replaced; the same, sealed to the new one, is taken
 	KindTooLarge     Kind = "too_large"    // a limit on size
 	KindBusy         Kind = "busy"         // a limit on rate or number; try again
 	KindUnavailable  Kind = "unavailable"  // a part of the platform is away; try again

@@ -13,13 +13,15 @@ import (
 	"path/filepath"
 	"time"
 
+	"filippo.io/age"
+
 	"github.com/bulwark-paas/bulwark"
 	"github.com/bulwark-paas/bulwark/internal/audit"
 	"github.com/bulwark-paas/bulwark/internal/audit/inspect"
 	"github.com/bulwark-paas/bulwark/internal/audit/translog"
 	"github.com/bulwark-paas/bulwark/internal/db"
 	"github.com/bulwark-paas/bulwark/internal/node/ledger"
-	"github.com/bulwark-paas/bulwark/internal/seal"
+	"github.com/bulwark-paas/bulwark/internal/node/projectkeys"
 	"github.com/bulwark-paas/bulwark/internal/statement"
 )
 
@@ -109,7 +111,7 @@ func openAuditBench(ctx context.Context, dir string) (*auditBench, error) {
 	if err != nil {
 		return nil, err
 	}
-	project, err := seal.GenerateKey()
+	spare, err := age.GenerateHybridIdentity()
 	if err != nil {
 		return nil, err
 	}
@@ -118,7 +120,7 @@ func openAuditBench(ctx context.Context, dir string) (*auditBench, error) {
 		return nil, err
 	}
 	if a.book, err = ledger.Open(ctx, ledger.Config{Path: filepath.Join(dir, "ledger.db"), Key: key, Domain: "apps.example.org",
-		Secrets: func(bulwark.ProjectID) (*seal.Key, error) { return project, nil }}); err != nil {
+		Keys: projectkeys.Open(dir, spare.Recipient())}); err != nil {
 		return nil, err
 	}
 	a.keys = inspect.Keys{Node: statement.NewKey(key.Public().(ed25519.PublicKey)), Log: a.book.LogKey()}

@@ -22,6 +22,7 @@ import (
 	"sync"
 	"time"
 
+	"filippo.io/age"
 	"github.com/hiddeco/sshsig"
 	"golang.org/x/crypto/ssh"
 
@@ -29,7 +30,7 @@ import (
 	"github.com/bulwark-paas/bulwark/client"
 	"github.com/bulwark-paas/bulwark/internal/enrol"
 	"github.com/bulwark-paas/bulwark/internal/node/ledger"
-	"github.com/bulwark-paas/bulwark/internal/seal"
+	"github.com/bulwark-paas/bulwark/internal/node/projectkeys"
 	"github.com/bulwark-paas/bulwark/internal/source/pushnonce"
 	"github.com/bulwark-paas/bulwark/internal/source/tree"
 	"github.com/bulwark-paas/bulwark/internal/statement"
@@ -41,7 +42,6 @@ type fake struct {
 	*httptest.Server
 	ledger *ledger.Ledger
 	key    ed25519.PrivateKey
-	sealer *seal.Key
 	host   ssh.Signer
 	ca     []byte
 	git    string // if set, the host that it lies about in git addresses
@@ -49,11 +49,12 @@ type fake struct {
 	mu      sync.Mutex
 	apps    map[bulwark.AppName]*fakeApp
 	events  map[bulwark.OperationID][]client.Event
-	running statement.Running // of the last push
-	forge   string            // what to spoil in a proof
-	cut     bool              // break the next stream of events off in the middle
-	uploads map[string]string // what was sent, by digest
-	hung    chan struct{}     // if set, streams of events never end; closed when one hangs
+	running statement.Running      // of the last push
+	forge   string                 // what to spoil in a proof
+	cut     bool                   // break the next stream of events off in the middle
+	uploads map[string]string      // what was sent, by digest
+	stale   []statement.ProjectKey // if set, old keys that it gives for today's
+	hung    chan struct{}          // if set, streams of events never end; closed when one hangs
 }
 
 type fakeApp struct {
@@ -71,7 +72,8 @@ func newFake(dir string) (*fake, error) {
 	if _, f.key, err = ed25519.GenerateKey(rand.Reader); err != nil {
 		return nil, err
 	}
-	if f.sealer, err = seal.GenerateKey(); err != nil {
+	spare, err := age.GenerateHybridIdentity()
+	if err != nil {
 		return nil, err
 	}
 	_, host, err := ed25519.GenerateKey(rand.Reader)
@@ -82,7 +84,7 @@ func newFake(dir string) (*fake, error) {
 		return nil, err
 	}
 	f.ledger, err = ledger.Open(context.Background(), ledger.Config{Path: filepath.Join(dir, "ledger.db"), Key: f.key, Domain: "bulwark.localhost",
-		Secrets: func(bulwark.ProjectID) (*seal.Key, error) { return f.sealer, nil }, Grace: 7 * 24 * time.Hour})
+		Keys: projectkeys.Open(dir, spare.Recipient()), Grace: 7 * 24 * time.Hour})
 	if err != nil {
 		return nil, err
 	}
@@ -126,7 +128,7 @@ func (f *fake) token() (string, error) {
 // routes answers the calls of the API.
 func (f *fake) routes() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /v1/info", f.do(func(*http.Request, *fakeApp) (any, error) { return f.info() }))
+	mux.HandleFunc("GET /v1/info", f.do(func(r *http.Request, _ *fakeApp) (any, error) { return f.info(r) }))
 	mux.HandleFunc("POST /v1/login", f.do(func(r *http.Request, _ *fakeApp) (any, error) {
 		env, err := signed(r)
 		if err != nil {
@@ -148,7 +150,7 @@ func (f *fake) routes() http.Handler {
 	mux.HandleFunc("GET /v1/status", f.mine(func(*http.Request, *fakeApp) (any, error) {
 		return client.Status{Version: "test", Apps: len(f.apps), Node: "ok", Edge: "ok"}, nil
 	}))
-	for _, p := range []string{"POST /v1/keys", "POST /v1/keys/remove"} {
+	for _, p := range []string{"POST /v1/keys", "POST /v1/keys/remove", "POST /v1/orgs/{org}/projects/{project}/rotate"} {
 		mux.HandleFunc(p, f.mine(func(r *http.Request, _ *fakeApp) (any, error) { _, err := f.submit(r); return struct{}{}, err }))
 	}
 	mux.HandleFunc("POST /v1/apps", f.mine(f.create))
@@ -296,11 +298,19 @@ func (f *fake) submit(r *http.Request) (*ledger.Receipt, error) {
 	return f.ledger.Submit(r.Context(), env)
 }
 
-func (f *fake) info() (any, error) {
+func (f *fake) info(r *http.Request) (any, error) {
+	projects, err := f.ledger.ProjectKeys(r.Context())
+	if err != nil {
+		return nil, err
+	}
+	challenge := r.URL.Query().Get("challenge")
+	if f.stale != nil { // it repeats what the node said before
+		projects, challenge = f.stale, ""
+	}
 	k := statement.NewKey(f.key.Public().(ed25519.PublicKey))
 	env, err := statement.Seal(statement.InfoPayloadType, statement.Info{Version: 1, Node: k.Fingerprint, Key: k.PKIX(), CA: f.ca, Domain: "bulwark.localhost",
-		Projects: []statement.ProjectKey{{Project: bulwark.FirstProject, Public: f.sealer.Public()}},
-		SSH:      []string{string(ssh.MarshalAuthorizedKey(f.host.PublicKey()))}, Ports: statement.InfoPorts{SSH: 2222}, Time: time.Now()}, f.key)
+		Projects: projects, Challenge: challenge,
+		SSH: []string{string(ssh.MarshalAuthorizedKey(f.host.PublicKey()))}, Ports: statement.InfoPorts{SSH: 2222}, Time: time.Now()}, f.key)
 	return client.Info{Envelope: env, Version: "test"}, err
 }
 

@@ -227,7 +227,7 @@ func code(k bulwark.Kind) int {
 		return http.StatusForbidden
 	case bulwark.KindNotFound:
 		return http.StatusNotFound
-	case bulwark.KindConflict, bulwark.KindCanceled:
+	case bulwark.KindConflict, bulwark.KindStale, bulwark.KindCanceled:
 		return http.StatusConflict
 	case bulwark.KindTooLarge:
 		return http.StatusRequestEntityTooLarge

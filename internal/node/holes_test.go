@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"filippo.io/age"
 	"github.com/hiddeco/sshsig"
 	"golang.org/x/crypto/ssh"
 
@@ -27,6 +28,7 @@ import (
 	"github.com/bulwark-paas/bulwark/internal/fdpass"
 	"github.com/bulwark-paas/bulwark/internal/node/ledger"
 	"github.com/bulwark-paas/bulwark/internal/node/nodeapi"
+	"github.com/bulwark-paas/bulwark/internal/node/projectkeys"
 	"github.com/bulwark-paas/bulwark/internal/process"
 	"github.com/bulwark-paas/bulwark/internal/seal"
 	"github.com/bulwark-paas/bulwark/internal/source/pushnonce"
@@ -205,10 +207,10 @@ func TestHoleTwoSourcesAtATime(t *testing.T) {
 // pushedLedger is a ledger with an accepted push.
 func pushedLedger(t *testing.T) (*ledger.Ledger, bulwark.Digest) {
 	t.Helper()
-	k, err := seal.GenerateKey()
+	spare, err := age.GenerateHybridIdentity()
 	must(t, err)
 	l, err := ledger.Open(t.Context(), ledger.Config{Path: filepath.Join(t.TempDir(), "l.db"), Key: testKey(t), Domain: "apps.example.org",
-		Secrets: func(bulwark.ProjectID) (*seal.Key, error) { return k, nil }})
+		Keys: projectkeys.Open(t.TempDir(), spare.Recipient())})
 	must(t, err)
 	t.Cleanup(func() { l.Close() })
 	device, secret := testKey(t), []byte("secret")

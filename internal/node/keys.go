@@ -10,16 +10,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
-	"sync"
 
 	"filippo.io/age"
 
 	"github.com/bulwark-paas/bulwark"
 	"github.com/bulwark-paas/bulwark/internal/atomicfile"
-	"github.com/bulwark-paas/bulwark/internal/seal"
-	"github.com/bulwark-paas/bulwark/internal/statement"
+	"github.com/bulwark-paas/bulwark/internal/node/projectkeys"
 )
 
 // keyring holds the site's keys: the node's signing key, and the private keys of the projects. They lie in the node's
@@ -28,9 +25,7 @@ import (
 type keyring struct {
 	dir      string
 	node     ed25519.PrivateKey
-	to       age.Recipient // the recovery key's public half
-	mu       sync.Mutex    // guards projects
-	projects map[bulwark.ProjectID]*seal.Key
+	projects *projectkeys.Ring
 }
 
 // openKeys reads the keys, or makes them at the first start. RecoveryFile is where the recovery key's private half is
@@ -39,47 +34,16 @@ func openKeys(dir, recoveryFile string) (*keyring, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	k := &keyring{dir: dir, projects: map[bulwark.ProjectID]*seal.Key{}}
+	k := &keyring{dir: dir}
 	if err := k.openNodeKey(); err != nil {
 		return nil, err
 	}
-	var err error
-	if k.to, err = k.recovery(recoveryFile); err != nil {
-		return nil, err
-	}
-	files, err := filepath.Glob(filepath.Join(dir, "prj_*.key"))
+	to, err := k.recovery(recoveryFile)
 	if err != nil {
 		return nil, err
 	}
-	for _, f := range files {
-		if err := k.openProject(bulwark.ProjectID(strings.TrimSuffix(filepath.Base(f), ".key"))); err != nil {
-			return nil, err
-		}
-	}
-	return k, errors.Join(k.openProject(bulwark.FirstProject), k.openProject(bulwark.PostureProject))
-}
-
-// public returns the public keys of all projects.
-func (k *keyring) public() []statement.ProjectKey {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	var out []statement.ProjectKey
-	for id, key := range k.projects {
-		out = append(out, statement.ProjectKey{Project: id, Public: key.Public()})
-	}
-	slices.SortFunc(out, func(a, b statement.ProjectKey) int { return strings.Compare(string(a.Project), string(b.Project)) })
-	return out
-}
-
-// secret returns the private key of a project.
-func (k *keyring) secret(p bulwark.ProjectID) (*seal.Key, error) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	key, ok := k.projects[p]
-	if !ok {
-		return nil, bulwark.Failf(bulwark.KindNotFound, "This site holds no key of the project.")
-	}
-	return key, nil
+	k.projects = projectkeys.Open(dir, to)
+	return k, nil
 }
 
 func (k *keyring) openNodeKey() error {
@@ -141,55 +105,4 @@ func (k *keyring) recovery(privateFile string) (age.Recipient, error) {
 		return nil, err
 	}
 	return id.Recipient(), atomicfile.Write(path, []byte(id.Recipient().String()+"\n"), 0o644)
-}
-
-// openProject reads the key of a project, or makes it. It is safe twice.
-func (k *keyring) openProject(p bulwark.ProjectID) error {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.projects[p] != nil {
-		return nil
-	}
-	path := filepath.Join(k.dir, string(p)+".key")
-	b, err := os.ReadFile(path)
-	if err == nil {
-		k.projects[p], err = seal.ParseKey(b)
-		return err
-	}
-	if !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	key, err := seal.GenerateKey()
-	if err != nil {
-		return err
-	}
-	b, err = key.Bytes()
-	if err != nil {
-		return err
-	}
-	wrapped, err := wrap(b, k.to)
-	if err != nil {
-		return err
-	}
-	// The wrapped copy first: a key that is in use and not recoverable must not exist.
-	if err := atomicfile.Write(path+".age", wrapped, 0o600); err != nil {
-		return err
-	}
-	k.projects[p] = key
-	return atomicfile.Write(path, b, 0o600)
-}
-
-func wrap(b []byte, to age.Recipient) ([]byte, error) {
-	var out strings.Builder
-	w, err := age.Encrypt(&out, to)
-	if err != nil {
-		return nil, err
-	}
-	if _, err := w.Write(b); err != nil {
-		return nil, err
-	}
-	if err := w.Close(); err != nil {
-		return nil, err
-	}
-	return []byte(out.String()), nil
 }

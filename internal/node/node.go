@@ -65,6 +65,7 @@ type Config struct {
 	Workers     cell.UserRange // for helpers that work for no single app
 	BuildDisk   int64          // bytes that each app's builds may use; 0 for DefaultBuildDisk
 	Grace       time.Duration  // how long an app that is destroyed can be brought back; 0: not at all
+	KeyAge      time.Duration  // of projects' keys; 0 for DefaultKeyAge
 	// Block returns the first host id of a block of 65536; 0 is the platform's own.
 	Block      func(n uint32) (uint32, error)
 	Toolchains Toolchains
@@ -84,6 +85,10 @@ type Sockets struct {
 // DefaultBuildDisk is how many bytes of disk the builds of one app may use, their cache among them, unless the operator says
 // otherwise (bulwark up --build-disk).
 const DefaultBuildDisk = 10e9
+
+// DefaultKeyAge is how old a project's key becomes before the node makes a new one, unless the operator says otherwise
+// (bulwark up --key-age).
+const DefaultKeyAge = 90 * 24 * time.Hour
 
 // blocksPerApp: one block for its instances, two for its builders.
 const blocksPerApp = 3
@@ -113,6 +118,7 @@ func Run(ctx context.Context, c Config, ready func()) error {
 	go n.outward.run(ctx)
 	go n.tidy(ctx)
 	go n.finish(ctx)
+	go n.rotate(ctx)
 	go n.builds.warm(ctx)
 	return n.serve(ctx, ready)
 }
@@ -122,7 +128,7 @@ func open(ctx context.Context, c Config) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	l, err := ledger.Open(ctx, ledger.Config{Path: filepath.Join(c.Dir, "ledger.db"), Key: keys.node, Secrets: keys.secret, NewProject: keys.openProject, Domain: c.Domain, Grace: c.Grace})
+	l, err := ledger.Open(ctx, ledger.Config{Path: filepath.Join(c.Dir, "ledger.db"), Key: keys.node, Keys: keys.projects, Domain: c.Domain, Grace: c.Grace})
 	if err != nil {
 		return nil, err
 	}
@@ -350,15 +356,19 @@ func (n *Node) token(ctx context.Context, prober bool) (string, error) {
 }
 
 // info is what the node says about itself.
-func (n *Node) info() ([]byte, error) {
+func (n *Node) info(ctx context.Context, challenge string) ([]byte, error) {
+	projects, err := n.ledger.ProjectKeys(ctx)
+	if err != nil {
+		return nil, err
+	}
 	hostKeys, err := readHostKeys(n.config.SSHHostKey)
 	if err != nil {
 		return nil, err
 	}
 	k := statement.NewKey(n.keys.node.Public().(ed25519.PublicKey))
 	return statement.Seal(statement.InfoPayloadType, statement.Info{Version: 1, Node: n.ledger.Node(), Key: k.PKIX(), CA: n.authority.pem(),
-		Domain: n.config.Domain, Projects: n.keys.public(), SSH: hostKeys, Ports: n.config.Ports, Log: n.ledger.LogKey(),
-		Posture: n.postureKey(), Time: time.Now().UTC()}, n.keys.node)
+		Domain: n.config.Domain, Projects: projects, SSH: hostKeys, Ports: n.config.Ports, Log: n.ledger.LogKey(),
+		Posture: n.postureKey(), Challenge: challenge, Time: time.Now().UTC()}, n.keys.node)
 }
 
 // postureKey is the prober's public key; there is none before its first start.

@@ -11,10 +11,12 @@ import (
 	"testing"
 	"time"
 
+	"filippo.io/age"
+
 	"github.com/bulwark-paas/bulwark"
 	"github.com/bulwark-paas/bulwark/internal/enrol"
 	"github.com/bulwark-paas/bulwark/internal/node/ledger"
-	"github.com/bulwark-paas/bulwark/internal/seal"
+	"github.com/bulwark-paas/bulwark/internal/node/projectkeys"
 	"github.com/bulwark-paas/bulwark/internal/statement"
 )
 
@@ -29,8 +31,12 @@ func signing(t *testing.T) (*ledger.Ledger, func(statement.Kind, any)) {
 		return k
 	}
 	device := key()
+	spare, err := age.GenerateHybridIdentity()
+	if err != nil {
+		t.Fatal(err)
+	}
 	l, err := ledger.Open(t.Context(), ledger.Config{Path: filepath.Join(t.TempDir(), "ledger.db"), Key: key(), Domain: "apps.example.org",
-		Secrets: func(bulwark.ProjectID) (*seal.Key, error) { return seal.GenerateKey() }})
+		Keys: projectkeys.Open(t.TempDir(), spare.Recipient())})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,8 +18,8 @@ const (
 	tidyAgain = 5 * time.Second
 )
 
-// tidy takes away what nobody needs any more, at the start, after each build, and now and then: images, and what destroyed
-// apps leave whose grace is over.
+// tidy takes away what nobody needs any more, at the start, after each build, and now and then: images, what destroyed
+// apps leave whose grace is over, and keys that were replaced.
 func (n *Node) tidy(ctx context.Context) {
 	for {
 		wait := tidyEvery
@@ -42,7 +42,7 @@ func (n *Node) tidyOnce(ctx context.Context) (bool, error) {
 	done, err := n.builds.images.Collect(ctx, func(ctx context.Context) (map[bulwark.Digest][]ledger.Layer, error) {
 		return n.ledger.Collect(ctx, n.imagesInUse())
 	})
-	return done, errors.Join(err, n.forgetFinal(ctx), n.ledger.Expire(ctx))
+	return done, errors.Join(err, n.forgetFinal(ctx), n.ledger.Expire(ctx), n.ledger.Settle(ctx))
 }
 
 // imagesInUse are those that something runs from, whatever the ledger says, and the one that builders are made of.

@@ -22,6 +22,9 @@ import (
 // maxVerb bounds a verb's body in bytes; sources are streamed and bounded elsewhere.
 const maxVerb = 16 << 20
 
+// maxChallenge bounds, in bytes, what somebody chooses to know the node's answer by.
+const maxChallenge = 128
+
 // serve answers verbs until ctx ends.
 func (n *Node) serve(ctx context.Context, ready func()) error {
 	srv := &http.Server{Handler: n.routes(), ReadHeaderTimeout: 10 * time.Second, BaseContext: func(net.Listener) context.Context { return ctx },
@@ -40,8 +43,11 @@ func (n *Node) serve(ctx context.Context, ready func()) error {
 // routes is the list of all verbs.
 func (n *Node) routes() http.Handler {
 	mux := http.NewServeMux()
-	verb(n, mux, "info", func(ctx context.Context, _ struct{}) (*nodeapi.Info, error) {
-		env, err := n.info()
+	verb(n, mux, "info", func(ctx context.Context, in nodeapi.AskInfo) (*nodeapi.Info, error) {
+		if len(in.Challenge) > maxChallenge {
+			return nil, bulwark.Invalid("The challenge is too long.", "")
+		}
+		env, err := n.info(ctx, in.Challenge)
 		if err != nil {
 			return nil, err
 		}
@@ -60,6 +66,9 @@ func (n *Node) routes() http.Handler {
 		if err == nil {
 			n.instances.hostsChanged(ctx, r.App)
 			n.instances.changed.send() // what depends on rules and hosts looks again
+		}
+		if err == nil && r.Kind == statement.KindProjectRotate {
+			n.settleKeys(ctx)
 		}
 		if err == nil && r.Kind == statement.KindAppDestroy {
 			n.instances.endOnce(r.App)
@@ -187,7 +196,7 @@ func receipt(r *ledger.Receipt, err error) (*nodeapi.Receipt, error) {
 	}
 	return &nodeapi.Receipt{Digest: r.Digest, Kind: r.Kind, Person: r.Person, Token: r.Token, Key: r.Key, App: r.App, Seq: r.Seq, Config: r.Config, Protection: r.Protection,
 		Until: r.Until, Promoted: r.Promoted,
-		Body: r.Body, Chain: r.Chain}, nil
+		Rotated: r.Rotated, Body: r.Body, Chain: r.Chain}, nil
 }
 
 // verb registers a typed verb. Unknown fields are refused: a server that means more than the node understands must fail.

@@ -48,6 +48,7 @@ func Rules() map[statement.Kind]Rule {
 		statement.KindRegistryRemove: {On: Installation, Roles: owners()},
 
 		statement.KindProjectCreate: {On: Place, Roles: owners()},
+		statement.KindProjectRotate: {On: Place, Roles: owners()}, // the organisation's
 		statement.KindMemberInvite:  {On: Place, Roles: owners()},
 		statement.KindMemberSet:     {On: Place, Roles: owners()},
 		statement.KindAppCreate:     {On: Place, Roles: developers()},

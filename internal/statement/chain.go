@@ -26,7 +26,7 @@ type Link struct {
 	Seq      uint64           `json:"seq"` // from 1, without gaps
 	Time     time.Time        `json:"time"`
 	Kind     Kind             `json:"kind"`
-	Person   bulwark.PersonID `json:"person"`
+	Person   bulwark.PersonID `json:"person,omitempty"` // empty for what the node did by itself
 	Key      string           `json:"key"`
 	App      bulwark.AppID    `json:"app,omitempty"`
 	Document bulwark.Digest   `json:"document"`

@@ -19,6 +19,11 @@ type ProjectCreate struct {
 	Name    bulwark.ProjectName `json:"name"`
 }
 
+// ProjectRotate has the node make a new key for a project's values, and seal all that it holds to it.
+type ProjectRotate struct {
+	Project bulwark.ProjectID `json:"project"`
+}
+
 // Place is where a role counts: in an organisation with all its projects, or in one project alone.
 type Place struct {
 	Org     bulwark.OrgID     `json:"org"`

@@ -152,7 +152,9 @@ type Info struct {
 	Ports    InfoPorts        `json:"ports"`
 	Log      string           `json:"log,omitempty"`     // verifies the checkpoints of the audit log, in the form of package note
 	Posture  []byte           `json:"posture,omitempty"` // PKIX: verifies the records of the probes
-	Time     time.Time        `json:"time"`
+	// Challenge is what who asked chose, so that they know that the answer is none of before.
+	Challenge string    `json:"challenge,omitempty"`
+	Time      time.Time `json:"time"`
 }
 
 // InfoPorts are where the installation is reached from outside.
@@ -166,6 +168,8 @@ type InfoPorts struct {
 // ProjectKey is the public key that a project's config is sealed to.
 type ProjectKey struct {
 	Project bulwark.ProjectID `json:"project"`
+	Version uint64            `json:"version"`
+	Since   time.Time         `json:"since"`
 	Public  []byte            `json:"public"` // HPKE
 }
 

@@ -22,6 +22,9 @@ import (
 // PayloadType is the type of a person's statement in its DSSE envelope.
 const PayloadType = "application/vnd.bulwark.statement.v1+json"
 
+// OwnPayloadType is the type of a statement that the node made by itself and signed with its own key. Nobody can submit one.
+const OwnPayloadType = "application/vnd.bulwark.own-statement.v1+json"
+
 // MaxSize bounds an envelope in bytes: a config statement may carry some hundred sealed values.
 const MaxSize = 8 << 20
 
@@ -54,6 +57,7 @@ const (
 	KindApprove        Kind = "release.approve"       // Approve
 	KindOrgCreate      Kind = "org.create"            // OrgCreate
 	KindProjectCreate  Kind = "project.create"        // ProjectCreate
+	KindProjectRotate  Kind = "project.rotate"        // ProjectRotate
 	KindMemberInvite   Kind = "member.invite"         // MemberInvite
 	KindMemberSet      Kind = "member.set"            // MemberSet
 	KindMemberRemove   Kind = "member.remove"         // MemberRemove
@@ -66,8 +70,8 @@ func Kinds() []Kind {
 	return []Kind{
 		KindPush, KindEnroll, KindKeyAdd, KindKeyRemove, KindAppCreate, KindAppDestroy, KindAppRestore, KindDeploy, KindRollback, KindConfigSet,
 		KindConfigReveal, KindBuildSecret, KindRun, KindResize, KindDomainAdd, KindDomainRemove, KindEgressAllow, KindEgressDeny,
-		KindRegistryAllow, KindRegistryRemove, KindProtect, KindProtectApprove, KindApprove, KindOrgCreate, KindProjectCreate, KindMemberInvite,
-		KindMemberSet, KindMemberRemove, KindTokenCreate, KindTokenRevoke,
+		KindRegistryAllow, KindRegistryRemove, KindProtect, KindProtectApprove, KindApprove, KindOrgCreate, KindProjectCreate, KindProjectRotate,
+		KindMemberInvite, KindMemberSet, KindMemberRemove, KindTokenCreate, KindTokenRevoke,
 	}
 }
 
@@ -138,9 +142,11 @@ type Rollback struct {
 	Config bool   `json:"config,omitempty"`
 }
 
-// ConfigSet makes config revision Base+1. Sealed holds HPKE ciphertexts, see package seal.
+// ConfigSet makes config revision Base+1. Set holds HPKE ciphertexts, see package seal, that were sealed to the version Key of
+// the project's key.
 type ConfigSet struct {
 	Base  uint64                        `json:"base"`
+	Key   uint64                        `json:"key,omitempty"` // 0 means 1
 	Set   map[bulwark.ConfigName][]byte `json:"set,omitempty"`
 	Unset []bulwark.ConfigName          `json:"unset,omitempty"`
 }

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"filippo.io/age"
+
 	"github.com/bulwark-paas/bulwark"
 	"github.com/bulwark-paas/bulwark/internal/audit"
 	"github.com/bulwark-paas/bulwark/internal/audit/inspect"
@@ -20,7 +22,7 @@ import (
 	"github.com/bulwark-paas/bulwark/internal/db"
 	"github.com/bulwark-paas/bulwark/internal/enrol"
 	"github.com/bulwark-paas/bulwark/internal/node/ledger"
-	"github.com/bulwark-paas/bulwark/internal/seal"
+	"github.com/bulwark-paas/bulwark/internal/node/projectkeys"
 	"github.com/bulwark-paas/bulwark/internal/statement"
 )
 
@@ -63,10 +65,10 @@ func (r *rig) open() {
 	var err error
 	r.store, err = db.Open(context.Background(), filepath.Join(r.dir, "server", "bulwark.db"), audit.Migrations())
 	must(r.t, err)
-	k, err := seal.GenerateKey()
+	spare, err := age.GenerateHybridIdentity()
 	must(r.t, err)
 	r.book, err = ledger.Open(context.Background(), ledger.Config{Path: filepath.Join(r.dir, "node", "ledger.db"), Key: r.key, Domain: "apps.example.org",
-		Secrets: func(bulwark.ProjectID) (*seal.Key, error) { return k, nil }, Now: func() time.Time { return r.clock() }})
+		Keys: projectkeys.Open(filepath.Join(r.dir, "node"), spare.Recipient()), Now: func() time.Time { return r.clock() }})
 	must(r.t, err)
 }
 

@@ -29,7 +29,7 @@ type App struct {
 
 // apply gives a verified statement, which its signer may sign, its effect.
 func (l *Ledger) apply(tx *sql.Tx, p *Principal, s *statement.Statement, r *Receipt) error {
-	if done, err := l.applyPeople(tx, p, s); done {
+	if done, err := l.applyPeople(tx, p, s, r); done {
 		return err
 	}
 	switch s.Kind {
@@ -199,7 +199,7 @@ func (l *Ledger) setConfig(tx *sql.Tx, app *App, b statement.ConfigSet, r *Recei
 		return bulwark.Fail(bulwark.KindConflict, fmt.Sprintf("The config of %s was changed meanwhile: it is at revision %d, not %d.", app.Name, app.Config, b.Base),
 			"Run the command again.", nil)
 	}
-	k, err := l.secrets(app.Project)
+	k, err := l.sealedTo(tx, app, b)
 	if err != nil {
 		return err
 	}
@@ -258,7 +258,7 @@ func (l *Ledger) setConfig(tx *sql.Tx, app *App, b statement.ConfigSet, r *Recei
 }
 
 func (l *Ledger) setBuildSecrets(tx *sql.Tx, app *App, b statement.ConfigSet) error {
-	k, err := l.secrets(app.Project)
+	k, err := l.sealedTo(tx, app, b)
 	if err != nil {
 		return err
 	}

@@ -8,16 +8,19 @@ import (
 	"encoding/hex"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"filippo.io/age"
 	"github.com/hiddeco/sshsig"
 	"golang.org/x/crypto/ssh"
 
 	"github.com/bulwark-paas/bulwark"
 	"github.com/bulwark-paas/bulwark/internal/enrol"
 	"github.com/bulwark-paas/bulwark/internal/node/ledger"
+	"github.com/bulwark-paas/bulwark/internal/node/projectkeys"
 	"github.com/bulwark-paas/bulwark/internal/seal"
 	"github.com/bulwark-paas/bulwark/internal/source/pushnonce"
 	"github.com/bulwark-paas/bulwark/internal/statement"
@@ -28,7 +31,9 @@ type book struct {
 	*ledger.Ledger
 	t     *testing.T
 	node  ed25519.PrivateKey
-	seal  *seal.Key
+	keys  *projectkeys.Ring
+	dir   string              // of the keys
+	spare *age.HybridIdentity // opens their copies
 	clock time.Time
 	grace time.Duration // that apps get which are destroyed; as it is when the ledger is opened
 	ran   time.Duration
@@ -38,19 +43,18 @@ func open(t *testing.T) *book { return openAt(t, filepath.Join(t.TempDir(), "led
 
 func openAt(t *testing.T, path string) *book {
 	t.Helper()
-	k, err := seal.GenerateKey()
+	spare, err := age.GenerateHybridIdentity()
 	ok(t, err)
-	return reopen(t, &book{t: t, node: newKey(t), seal: k, clock: time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC)}, path)
+	return reopen(t, &book{t: t, node: newKey(t), dir: t.TempDir(), spare: spare, clock: time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC)}, path)
 }
 
 // reopen opens the ledger of a book at path.
 func reopen(t *testing.T, b *book, path string) *book {
 	t.Helper()
 	var err error
-	b.Ledger, err = ledger.Open(t.Context(), ledger.Config{Path: path, Key: b.node,
-		Secrets:    func(bulwark.ProjectID) (*seal.Key, error) { return b.seal, nil },
-		NewProject: func(bulwark.ProjectID) error { return nil },
-		Domain:     "apps.example.org", Now: func() time.Time { return b.clock }, Grace: b.grace, Ran: func() time.Duration { return b.ran }})
+	b.keys = projectkeys.Open(b.dir, b.spare.Recipient())
+	b.Ledger, err = ledger.Open(t.Context(), ledger.Config{Path: path, Key: b.node, Keys: b.keys, Domain: "apps.example.org",
+		Now: func() time.Time { return b.clock }, Grace: b.grace, Ran: func() time.Duration { return b.ran }})
 	ok(t, err)
 	t.Cleanup(func() { b.Close() })
 	return b
@@ -148,9 +152,24 @@ func (b *book) app(p *person, name bulwark.AppName) bulwark.AppID {
 // value seals a value for a config variable.
 func (b *book) value(app bulwark.AppID, use string, name bulwark.ConfigName, v string) []byte {
 	b.t.Helper()
-	s, err := seal.Value(b.seal.Public(), b.place(app, use, name), []byte(v))
+	s, err := seal.Value(b.key().Public, b.place(app, use, name), []byte(v))
 	ok(b.t, err)
 	return s
+}
+
+// key is the first project's key as it counts now, private the secret half of it.
+func (b *book) key() statement.ProjectKey {
+	b.t.Helper()
+	all, err := b.ProjectKeys(b.ctx())
+	ok(b.t, err)
+	return all[slices.IndexFunc(all, func(k statement.ProjectKey) bool { return k.Project == bulwark.FirstProject })]
+}
+
+func (b *book) private() *seal.Key {
+	b.t.Helper()
+	k, err := b.keys.Key(bulwark.FirstProject, b.key().Version)
+	ok(b.t, err)
+	return k
 }
 
 func (b *book) place(app bulwark.AppID, use string, name bulwark.ConfigName) seal.Place {
@@ -159,7 +178,7 @@ func (b *book) place(app bulwark.AppID, use string, name bulwark.ConfigName) sea
 
 func (b *book) set(p *person, app bulwark.AppID, base uint64, name bulwark.ConfigName, v string) *ledger.Receipt {
 	b.t.Helper()
-	return b.must(p, statement.KindConfigSet, app, statement.ConfigSet{Base: base, Set: map[bulwark.ConfigName][]byte{name: b.value(app, seal.UseConfig, name, v)}})
+	return b.must(p, statement.KindConfigSet, app, statement.ConfigSet{Base: base, Key: b.key().Version, Set: map[bulwark.ConfigName][]byte{name: b.value(app, seal.UseConfig, name, v)}})
 }
 
 // cert is a push certificate before it is signed.

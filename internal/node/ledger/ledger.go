@@ -26,8 +26,8 @@ import (
 	"github.com/bulwark-paas/bulwark"
 	"github.com/bulwark-paas/bulwark/internal/db"
 	"github.com/bulwark-paas/bulwark/internal/enrol"
+	"github.com/bulwark-paas/bulwark/internal/node/projectkeys"
 	"github.com/bulwark-paas/bulwark/internal/right"
-	"github.com/bulwark-paas/bulwark/internal/seal"
 	"github.com/bulwark-paas/bulwark/internal/statement"
 )
 
@@ -36,8 +36,7 @@ type Ledger struct {
 	db      *db.DB
 	key     ed25519.PrivateKey
 	public  statement.Key
-	secrets func(bulwark.ProjectID) (*seal.Key, error)
-	project func(bulwark.ProjectID) error
+	keys    *projectkeys.Ring
 	domain  bulwark.HostName
 	now     func() time.Time
 	grace   time.Duration
@@ -52,10 +51,7 @@ type Ledger struct {
 type Config struct {
 	Path string
 	Key  ed25519.PrivateKey // the node's own
-	// Secrets returns the private key of a project.
-	Secrets func(bulwark.ProjectID) (*seal.Key, error)
-	// NewProject makes the keys of a project that is about to be created. It is safe twice.
-	NewProject func(bulwark.ProjectID) error
+	Keys *projectkeys.Ring  // the projects' private ones
 	// Domain is the one below which every app has its name as a host name; nobody can claim a host there.
 	Domain bulwark.HostName
 	Now    func() time.Time // nil means time.Now
@@ -67,7 +63,7 @@ type Config struct {
 
 // Open opens or makes the ledger at c.Path.
 func Open(ctx context.Context, c Config) (*Ledger, error) {
-	d, err := db.Open(ctx, c.Path, slices.Concat(migrations(), auditMigrations(), approvalMigrations(), graceMigrations()))
+	d, err := db.Open(ctx, c.Path, slices.Concat(migrations(), auditMigrations(), approvalMigrations(), graceMigrations(), keyMigrations()))
 	if err != nil {
 		return nil, err
 	}
@@ -78,9 +74,12 @@ func Open(ctx context.Context, c Config) (*Ledger, error) {
 		opened := time.Now() // with its monotonic reading, by which Since goes
 		c.Ran = func() time.Duration { return time.Since(opened) }
 	}
-	l := &Ledger{db: d, key: c.Key, public: statement.NewKey(c.Key.Public().(ed25519.PublicKey)), secrets: c.Secrets, project: c.NewProject, domain: c.Domain, now: c.Now, grace: c.Grace, ran: c.Ran, counted: c.Ran()}
+	l := &Ledger{db: d, key: c.Key, public: statement.NewKey(c.Key.Public().(ed25519.PublicKey)), keys: c.Keys, domain: c.Domain, now: c.Now, grace: c.Grace, ran: c.Ran, counted: c.Ran()}
 	if l.logSigner, l.logKey, err = statement.LogSigner(c.Key); err == nil {
 		err = l.chainOld(ctx)
+	}
+	if err == nil {
+		err = l.openKeys(ctx)
 	}
 	if err != nil {
 		d.Close()
@@ -100,8 +99,8 @@ func (l *Ledger) Node() string { return l.public.Fingerprint }
 type Receipt struct {
 	Digest bulwark.Digest   `json:"digest"` // of the document
 	Kind   statement.Kind   `json:"kind"`
-	Person bulwark.PersonID `json:"person"`
-	Token  bulwark.TokenID  `json:"token,omitempty"` // of the person's, if it was not themselves
+	Person bulwark.PersonID `json:"person,omitempty"` // empty for what the node did by itself
+	Token  bulwark.TokenID  `json:"token,omitempty"`  // of the person's, if it was not themselves
 	Key    string           `json:"key"`
 	App    bulwark.AppID    `json:"app,omitempty"`
 	Seq    uint64           `json:"seq"`
@@ -109,6 +108,8 @@ type Receipt struct {
 	Chain *statement.ChainRef `json:"chain,omitempty"`
 	// Config is the revision that a config statement made.
 	Config *statement.ConfigRef `json:"config,omitempty"`
+	// Rotated is the version of the project's key that the document made.
+	Rotated uint64 `json:"rotated,omitempty"`
 	// Protection is what holds after a statement about an app's protection.
 	Protection *statement.Protection `json:"protection,omitempty"`
 	// Until is when a destroyed app's grace ends, by the clock at its destruction; nil if it was final at once.

@@ -304,7 +304,7 @@ func (l *Ledger) open(tx *sql.Tx, app *App, ref statement.ConfigRef) (map[bulwar
 	if ref.Revision == 0 {
 		return values, nil
 	}
-	k, err := l.secrets(app.Project)
+	k, _, err := l.secret(tx, app.Project)
 	if err != nil {
 		return nil, err
 	}
@@ -336,7 +336,7 @@ func (l *Ledger) BuildSecrets(ctx context.Context, id bulwark.AppID) (map[bulwar
 		if err != nil {
 			return err
 		}
-		k, err := l.secrets(app.Project)
+		k, _, err := l.secret(tx, app.Project)
 		if err != nil {
 			return err
 		}

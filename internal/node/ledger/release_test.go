@@ -252,7 +252,7 @@ func TestReveal(t *testing.T) {
 	if string(v) != "one" {
 		t.Fatalf("revealed %q", v)
 	}
-	_, err = b.seal.Open(b.place(app, seal.UseReveal, "TOKEN"), sealed)
+	_, err = b.private().Open(b.place(app, seal.UseReveal, "TOKEN"), sealed)
 	isKind(t, err, bulwark.KindForbidden)
 	_, err = mine.Open(b.place(app, seal.UseConfig, "TOKEN"), sealed) // it cannot be set as a value again
 	isKind(t, err, bulwark.KindForbidden)

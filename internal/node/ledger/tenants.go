@@ -179,6 +179,10 @@ func placeOf(tx *sql.Tx, s *statement.Statement) (bulwark.OrgID, bulwark.Project
 	switch s.Kind {
 	case statement.KindProjectCreate:
 		err = decode(s, func(b statement.ProjectCreate) error { at.Org = b.Org; return nil })
+	case statement.KindProjectRotate: // the organisation's owners, for all that it has
+		err = decode(s, func(b statement.ProjectRotate) error {
+			return tx.QueryRow(`SELECT org FROM project WHERE id = ?`, b.Project).Scan(&at.Org)
+		})
 	case statement.KindMemberInvite:
 		err = decode(s, func(b statement.MemberInvite) error { at = b.Place; return nil })
 	case statement.KindMemberSet:
@@ -201,12 +205,14 @@ func placeOf(tx *sql.Tx, s *statement.Statement) (bulwark.OrgID, bulwark.Project
 }
 
 // applyPeople gives the statements about people and places their effect. handled is false for any other kind.
-func (l *Ledger) applyPeople(tx *sql.Tx, p *Principal, s *statement.Statement) (handled bool, err error) {
+func (l *Ledger) applyPeople(tx *sql.Tx, p *Principal, s *statement.Statement, r *Receipt) (handled bool, err error) {
 	switch s.Kind {
 	case statement.KindOrgCreate:
 		return true, decode(s, func(b statement.OrgCreate) error { return createOrg(tx, p, b) })
 	case statement.KindProjectCreate:
 		return true, decode(s, func(b statement.ProjectCreate) error { return l.createProject(tx, b) })
+	case statement.KindProjectRotate:
+		return true, decode(s, func(b statement.ProjectRotate) error { return l.rotateFor(tx, b, r) })
 	case statement.KindMemberInvite:
 		return true, decode(s, func(b statement.MemberInvite) error { return l.invite(tx, p, b) })
 	case statement.KindMemberSet:
@@ -261,7 +267,7 @@ func (l *Ledger) createProject(tx *sql.Tx, b statement.ProjectCreate) error {
 		return conflictOn(err, fmt.Sprintf("The organisation has a project named %s already.", b.Name))
 	}
 	// Before the statement counts: what is set in the project must have a key to be sealed to.
-	return l.project(b.Project)
+	return l.firstKey(tx, b.Project, l.now())
 }
 
 // inPlace refuses a place that is not there.

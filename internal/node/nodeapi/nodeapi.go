@@ -17,14 +17,15 @@ import (
 
 // Receipt is the node's answer to an accepted document.
 type Receipt struct {
-	Digest bulwark.Digest       `json:"digest"`
-	Kind   statement.Kind       `json:"kind"`
-	Person bulwark.PersonID     `json:"person"`
-	Token  bulwark.TokenID      `json:"token,omitempty"`
-	Key    string               `json:"key"`
-	App    bulwark.AppID        `json:"app,omitempty"`
-	Seq    uint64               `json:"seq"`
-	Config *statement.ConfigRef `json:"config,omitempty"`
+	Digest  bulwark.Digest       `json:"digest"`
+	Kind    statement.Kind       `json:"kind"`
+	Person  bulwark.PersonID     `json:"person,omitempty"` // empty for what the node did by itself
+	Token   bulwark.TokenID      `json:"token,omitempty"`
+	Key     string               `json:"key"`
+	App     bulwark.AppID        `json:"app,omitempty"`
+	Seq     uint64               `json:"seq"`
+	Config  *statement.ConfigRef `json:"config,omitempty"`
+	Rotated uint64               `json:"rotated,omitempty"` // the version of a project's key that was made
 	// Protection is what holds after a statement about an app's protection.
 	Protection *statement.Protection `json:"protection,omitempty"`
 	// Until is when a destroyed app's grace ends; nil if it was final at once. Promoted is the release that serves of an app
@@ -56,6 +57,11 @@ type Grace struct {
 // Document carries something signed.
 type Document struct {
 	Envelope []byte `json:"envelope"`
+}
+
+// AskInfo asks for the node's word about itself; the answer repeats the challenge, which may be empty.
+type AskInfo struct {
+	Challenge string `json:"challenge,omitempty"`
 }
 
 // Info is the node's signed word about itself.
