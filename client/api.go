@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"net/http"
+	"net/url"
 	"strconv"
 	"time"
 
@@ -164,9 +165,14 @@ type Status struct {
 	Edge      string `json:"edge"`
 }
 
-// Info needs nobody to be signed in.
-func (c *Client) Info(ctx context.Context) (Info, error) {
-	return ask[Info](ctx, c, http.MethodGet, "/info", nil)
+// Info needs nobody to be signed in. The node's word repeats the challenge, by which it is known to be of now; it may be
+// empty.
+func (c *Client) Info(ctx context.Context, challenge string) (Info, error) {
+	path := "/info"
+	if challenge != "" {
+		path += "?challenge=" + url.QueryEscape(challenge)
+	}
+	return ask[Info](ctx, c, http.MethodGet, path, nil)
 }
 
 // Login enrols the device with a statement of kind person.enroll.

@@ -71,6 +71,11 @@ func (c *Client) CreateOrg(ctx context.Context, s Signed) error {
 	return c.call(ctx, http.MethodPost, "/orgs", s, nil)
 }
 
+// RotateProject takes a statement of kind project.rotate.
+func (c *Client) RotateProject(ctx context.Context, org bulwark.OrgID, project bulwark.ProjectID, s Signed) error {
+	return c.call(ctx, http.MethodPost, "/orgs/"+esc(string(org))+"/projects/"+esc(string(project))+"/rotate", s, nil)
+}
+
 // CreateProject takes a statement of kind project.create.
 func (c *Client) CreateProject(ctx context.Context, org bulwark.OrgID, s Signed) error {
 	return c.call(ctx, http.MethodPost, "/orgs/"+esc(string(org))+"/projects", s, nil)

@@ -304,7 +304,7 @@ func (c *cli) exportAudit(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
-	info, err := s.Info(ctx)
+	info, err := s.Info(ctx, "")
 	if err != nil {
 		return err
 	}

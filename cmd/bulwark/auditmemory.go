@@ -87,7 +87,7 @@ func (m *logMemory) keys(ctx context.Context, s *session) (inspect.Keys, error) 
 	if m.Key != "" {
 		return keys, nil
 	}
-	info, err := s.Info(ctx)
+	info, err := s.Info(ctx, "")
 	if err != nil {
 		return keys, err
 	}

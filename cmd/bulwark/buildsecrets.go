@@ -58,12 +58,11 @@ func (c *cli) setBuildSecrets(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	sealed, err := s.sealed(ctx, app, seal.UseBuild, values)
-	if err != nil {
-		return err
-	}
-	return c.setting(ctx, s, name, app.ID, statement.KindBuildSecret, statement.ConfigSet{Set: sealed},
-		"Set "+strings.Join(sortedNames(values), ", ")+" for the builds of "+string(name)+".")
+	return c.settingBy(name, statement.KindBuildSecret, "Set "+strings.Join(sortedNames(values), ", ")+" for the builds of "+string(name)+".", func() error {
+		return s.sealed(ctx, app, seal.UseBuild, values, statement.ConfigSet{}, func(body statement.ConfigSet) error {
+			return s.set(ctx, name, app.ID, statement.KindBuildSecret, body)
+		})
+	})
 }
 
 func (c *cli) unsetBuildSecrets(ctx context.Context, args []string) error {
@@ -85,11 +84,21 @@ func (c *cli) unsetBuildSecrets(ctx context.Context, args []string) error {
 
 // setting signs and sends a change that makes no release, and says what is so now.
 func (c *cli) setting(ctx context.Context, s *session, name bulwark.AppName, id bulwark.AppID, kind statement.Kind, body any, done string) error {
+	return c.settingBy(name, kind, done, func() error { return s.set(ctx, name, id, kind, body) })
+}
+
+// set signs and sends it.
+func (s *session) set(ctx context.Context, name bulwark.AppName, id bulwark.AppID, kind statement.Kind, body any) error {
 	signed, err := s.sign(kind, id, body)
 	if err != nil {
 		return err
 	}
-	if err := c.during("Changing "+string(name), func() error { return s.Setting(ctx, name, signed) }); err != nil {
+	return s.Setting(ctx, name, signed)
+}
+
+// settingBy is setting by a function that sends it.
+func (c *cli) settingBy(name bulwark.AppName, kind statement.Kind, done string, send func() error) error {
+	if err := c.during("Changing "+string(name), send); err != nil {
 		return err
 	}
 	out := struct {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/ed25519"
+	"crypto/rand"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -216,11 +217,27 @@ func (c *cli) appName(ctx context.Context) (name bulwark.AppName, host, port str
 
 // info asks the server for the node's word on itself and verifies it with the key that was pinned at sign-in.
 func (s *session) info(ctx context.Context) (*statement.Info, error) {
-	got, err := s.Info(ctx)
+	got, err := s.Info(ctx, "")
 	if err != nil {
 		return nil, err
 	}
 	return openInfo(got.Envelope, s.server.key())
+}
+
+// infoNow is info that the node said just now. Whoever passes the node's word on could repeat an old one, with a key of a
+// project that was replaced since, perhaps because it was stolen: nothing may be sealed to that.
+func (s *session) infoNow(ctx context.Context) (*statement.Info, error) {
+	challenge := rand.Text()
+	got, err := s.Info(ctx, challenge)
+	if err != nil {
+		return nil, err
+	}
+	info, err := openInfo(got.Envelope, s.server.key())
+	if err == nil && info.Challenge != challenge {
+		err = bulwark.Fail(bulwark.KindForbidden, "The server repeats what the node said at another time, so nothing was sealed.",
+			"Use a bulwark command of the same version as the server. If it is, whoever runs the server wants an old key to be used: tell its operator.", nil)
+	}
+	return info, err
 }
 
 // sign makes a statement in the person's name.

@@ -71,12 +71,8 @@ func (c *cli) setConfig(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	sealed, err := s.sealed(ctx, app, seal.UseConfig, values)
-	if err != nil {
-		return err
-	}
-	body := statement.ConfigSet{Base: config.Revision, Set: sealed}
-	return c.changeConfig(ctx, s, app, body, "Setting "+strings.Join(sortedNames(values), ", "))
+	body := statement.ConfigSet{Base: config.Revision}
+	return c.changeConfig(ctx, s, app, body, values, "Setting "+strings.Join(sortedNames(values), ", "))
 }
 
 func (c *cli) unsetConfig(ctx context.Context, args []string) error {
@@ -97,19 +93,20 @@ func (c *cli) unsetConfig(ctx context.Context, args []string) error {
 			return bulwark.Fail(bulwark.KindNotFound, fmt.Sprintf("%s has no config variable %s, so nothing was changed.", name, n), "See bulwark config.", nil)
 		}
 	}
-	return c.changeConfig(ctx, s, app, statement.ConfigSet{Base: config.Revision, Unset: names}, "Unsetting "+strings.Join(args, ", "))
+	return c.changeConfig(ctx, s, app, statement.ConfigSet{Base: config.Revision, Unset: names}, nil, "Unsetting "+strings.Join(args, ", "))
 }
 
 // changeConfig makes a config revision and shows the release that follows.
-func (c *cli) changeConfig(ctx context.Context, s *session, app client.App, body statement.ConfigSet, what string) error {
-	signed, err := s.sign(statement.KindConfigSet, app.ID, body)
-	if err != nil {
-		return err
-	}
+func (c *cli) changeConfig(ctx context.Context, s *session, app client.App, body statement.ConfigSet, values map[bulwark.ConfigName][]byte, what string) error {
 	var op client.Operation
-	err = c.during(what, func() (err error) {
-		op, err = s.Change(ctx, app.Name, signed)
-		return err
+	err := c.during(what, func() error {
+		return s.sealed(ctx, app, seal.UseConfig, values, body, func(body statement.ConfigSet) error {
+			signed, err := s.sign(statement.KindConfigSet, app.ID, body)
+			if err == nil {
+				op, err = s.Change(ctx, app.Name, signed)
+			}
+			return err
+		})
 	})
 	if err != nil {
 		return err
@@ -189,23 +186,42 @@ func (s *session) place(app client.App, use string, name bulwark.ConfigName) sea
 	return seal.Place{Node: s.server.Node, Project: app.Project, App: app.ID, Use: use, Name: name}
 }
 
-// sealed seals values to the key of the app's project, which the node has signed: the server cannot give one of its own.
-func (s *session) sealed(ctx context.Context, app client.App, use string, values map[bulwark.ConfigName][]byte) (map[bulwark.ConfigName][]byte, error) {
-	info, err := s.info(ctx)
+// sealed seals values for body to the key of the app's project, as the node has signed it just now, and sends it: the server
+// can give neither a key of its own nor an old one. If the key is replaced in between, which happens by itself every
+// few months, the node refuses the values, and they are sealed to the new key, once.
+func (s *session) sealed(ctx context.Context, app client.App, use string, values map[bulwark.ConfigName][]byte, body statement.ConfigSet, send func(statement.ConfigSet) error) error {
+	try := func() error {
+		if err := s.seal(ctx, app, use, values, &body); err != nil {
+			return err
+		}
+		return send(body)
+	}
+	err := try()
+	if bulwark.KindOf(err) == bulwark.KindStale {
+		err = try()
+	}
+	return err
+}
+
+func (s *session) seal(ctx context.Context, app client.App, use string, values map[bulwark.ConfigName][]byte, body *statement.ConfigSet) error {
+	if len(values) == 0 {
+		return nil
+	}
+	info, err := s.infoNow(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	i := slices.IndexFunc(info.Projects, func(p statement.ProjectKey) bool { return p.Project == app.Project })
 	if i < 0 {
-		return nil, bulwark.Failf(bulwark.KindForbidden, "The node has signed for no key of the project of %s, so nothing was sealed.", app.Name)
+		return bulwark.Failf(bulwark.KindForbidden, "The node has signed for no key of the project of %s, so nothing was sealed.", app.Name)
 	}
-	out := map[bulwark.ConfigName][]byte{}
+	body.Key, body.Set = info.Projects[i].Version, map[bulwark.ConfigName][]byte{}
 	for name, v := range values {
-		if out[name], err = seal.Value(info.Projects[i].Public, s.place(app, use, name), v); err != nil {
-			return nil, err
+		if body.Set[name], err = seal.Value(info.Projects[i].Public, s.place(app, use, name), v); err != nil {
+			return err
 		}
 	}
-	return out, nil
+	return nil
 }
 
 func sortedNames(values map[bulwark.ConfigName][]byte) []string {

@@ -54,6 +54,7 @@ type fake struct {
 	cut     bool                   // break the next stream of events off in the middle
 	uploads map[string]string      // what was sent, by digest
 	stale   []statement.ProjectKey // if set, old keys that it gives for today's
+	rotate  int                    // after how many answers about itself the node makes new keys
 	hung    chan struct{}          // if set, streams of events never end; closed when one hangs
 }
 
@@ -306,6 +307,12 @@ func (f *fake) info(r *http.Request) (any, error) {
 	challenge := r.URL.Query().Get("challenge")
 	if f.stale != nil { // it repeats what the node said before
 		projects, challenge = f.stale, ""
+	}
+	if f.rotate > 0 { // before what is sealed to these comes
+		f.rotate--
+		if _, err := f.ledger.RotateDue(r.Context(), 0); err != nil {
+			return nil, err
+		}
 	}
 	k := statement.NewKey(f.key.Public().(ed25519.PublicKey))
 	env, err := statement.Seal(statement.InfoPayloadType, statement.Info{Version: 1, Node: k.Fingerprint, Key: k.PKIX(), CA: f.ca, Domain: "bulwark.localhost",

@@ -36,7 +36,7 @@ func (c *cli) meet(ctx context.Context, address string, node statement.Key) (*st
 		if err != nil {
 			return err
 		}
-		again, err := cl.Info(ctx)
+		again, err := cl.Info(ctx, "")
 		if err != nil {
 			return err
 		}

@@ -53,6 +53,7 @@ func (o *upOptions) flags(cmd *cobra.Command) {
 	f.StringVar(&o.Etc, "etc", "", "directory in place of /etc for the register of user ids")
 	f.Uint32Var(&o.Blocks, "blocks", 0, "blocks of 65536 user ids, at the first start")
 	f.Uint32Var(&o.BuildDisk, "build-disk", 0, "MB of disk that the builds of one app may use, their cache included (default 10000)")
+	f.DurationVar(&o.KeyAge, "key-age", 0, "how old the key of a project becomes before the node makes a new one, such as 720h (default 2160h, 90 days)")
 	f.StringVar(&o.probes, "probes", "", "when the probes of bulwark posture run: by \"schedule\" (default), or only when \"asked\"")
 	f.StringVar(&o.grace, "grace", "", "how long an app that was destroyed can be brought back: 0 to 2160h (default 168h)")
 	f.Uint16Var(&o.Ports.HTTP, "http-port", 0, "port for http (default 80)")

@@ -26,8 +26,15 @@ func (c *cli) projectsCommand() *cobra.Command {
 	create := command("create NAME", "Make a project of an organisation's", "  $ bulwark projects create shop --org acme", exactly(1, "the name of the project"),
 		func(ctx context.Context, args []string) error { return c.createProject(ctx, org, args[0]) })
 	create.Flags().StringVar(&org, "org", "", "organisation, if you belong to several")
-	return group("projects", "Make and list projects", "  $ bulwark projects\n  $ bulwark projects create shop", c.listOrgs,
-		command("list", "List the projects that you belong to", "  $ bulwark projects list", exactly(0, ""), c.listOrgs), create)
+	rotate := command("rotate NAME", "Make a new key for the values of a project", "  $ bulwark projects rotate main", exactly(1, "the name of the project"),
+		func(ctx context.Context, args []string) error { return c.rotateProject(ctx, org, args[0]) })
+	rotate.Long = `Has the node make a new key for a project, seal all its config values and build secrets to it, and throw the old key
+away. Nothing is deployed or restarted. The node does this by itself when a key becomes too old, after 90 days unless the
+operator says otherwise (bulwark up --key-age); do it by hand after somebody may have seen the node's disk or a backup of it,
+and then set anew what was secret, since what an old copy of the disk holds opens with the old key for ever.`
+	rotate.Flags().StringVar(&org, "org", "", "organisation, if you belong to several")
+	return group("projects", "Make and list projects, and their keys", "  $ bulwark projects\n  $ bulwark projects create shop", c.listProjects,
+		command("list", "List the projects that you belong to, and how old their keys are", "  $ bulwark projects list", exactly(0, ""), c.listProjects), create, rotate)
 }
 
 func (c *cli) listOrgs(ctx context.Context, _ []string) error {

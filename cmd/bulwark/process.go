@@ -151,7 +151,8 @@ func runNode(ctx context.Context, c *child) error {
 		CA: authorities(os.Getenv("SSL_CERT_FILE")), Router: i.RouterNamespacePath(), Cgroup: "/" + i.CgroupName(), BuildCgroup: "/" + i.BuildCgroupName(),
 		Sockets: node.Sockets{Containerd: i.Socket(install.ContainerdSocket), Dial: i.Socket(install.DialNode),
 			Egress: i.Socket(install.EgressControl), Resolver: i.Socket(install.ResolverControl), EdgeCerts: i.Socket(install.EdgeCerts)},
-		Workers: cell.UserRange{First: i.User(install.Workers), Count: install.WorkerCount}, BuildDisk: int64(i.BuildDisk) * 1e6, Grace: i.Grace.Duration(), Block: func(n uint32) (uint32, error) { r, err := i.Block(n); return r.Base, err },
+		Workers: cell.UserRange{First: i.User(install.Workers), Count: install.WorkerCount}, BuildDisk: int64(i.BuildDisk) * 1e6, Grace: i.Grace.Duration(),
+		KeyAge: i.KeyAge, Block: func(n uint32) (uint32, error) { r, err := i.Block(n); return r.Base, err },
 		Restored: c.files, Keeper: c.notifier,
 		Toolchains: tools, SSHHostKey: hostKeyFile(i), PostureKey: filepath.Join(i.PostureDir(), posture.PublicKeyFile), Log: c.log,
 	}, c.ready)

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"context"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -24,6 +26,8 @@ type fakeKey struct{}
 //	token               a new login token in $BULWARK_TOKEN
 //	forge WHAT          spoil the proofs that the server gives: "answer", "image"
 //	lie HOST            give git addresses on another host
+//	rotate N            the node makes new keys after each of the next N answers about itself
+//	replay              go on giving the keys of now
 //	cut                 break the next stream of events off
 //	hang                let the next stream of events stop in the middle
 //	hung                wait until it does
@@ -47,6 +51,18 @@ func TestScripts(t *testing.T) {
 			},
 			"lie": func(ts *testscript.TestScript, _ bool, args []string) {
 				setServer(ts, func(f *fake) { f.git = args[0] })
+			},
+			"rotate": func(ts *testscript.TestScript, _ bool, args []string) {
+				n, err := strconv.Atoi(args[0])
+				ts.Check(err)
+				setServer(ts, func(f *fake) { f.rotate = n })
+			},
+			"replay": func(ts *testscript.TestScript, _ bool, _ []string) {
+				setServer(ts, func(f *fake) {
+					var err error
+					f.stale, err = f.ledger.ProjectKeys(context.Background())
+					ts.Check(err)
+				})
 			},
 			"cut": func(ts *testscript.TestScript, _ bool, _ []string) { setServer(ts, func(f *fake) { f.cut = true }) },
 			"hang": func(ts *testscript.TestScript, _ bool, _ []string) {

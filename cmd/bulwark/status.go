@@ -44,7 +44,7 @@ func (c *cli) showVersion(ctx context.Context, _ []string) error {
 	if s, err := c.signedIn(ctx); err == nil {
 		ask, cancel := context.WithTimeout(ctx, 3*time.Second)
 		defer cancel()
-		if info, err := s.Info(ask); err == nil {
+		if info, err := s.Info(ask, ""); err == nil {
 			out.Server, out.URL = info.Version, s.server.URL
 		}
 	}

@@ -56,6 +56,7 @@ const (
 	ManageMembers Action = "member.manage"
 	Leave         Action = "member.leave"
 	CreateProject Action = "project.create"
+	RotateKey     Action = "project.rotate"
 	ManageTokens  Action = "token.manage"
 	ExplainPolicy Action = "policy.explain"
 )
@@ -64,7 +65,7 @@ const (
 func Actions() []Action {
 	return []Action{Open, ReadSelf, ReadStatus, ReadKeys, ManageKeys, ListApps, CreateApp, ReadApp, ReadLogs, ChangeApp, Deploy, ScaleApp, DestroyApp, RestoreApp,
 		RevealConfig, OpenEgress, RunApp, RunCron, CancelBuild, ReadOperation, ReadRegistries, ManageRegistries, ListOrgs, CreateOrg, ReadMembers,
-		ManageMembers, Leave, CreateProject, ManageTokens, ExplainPolicy,
+		ManageMembers, Leave, CreateProject, RotateKey, ManageTokens, ExplainPolicy,
 		ReadCheckpoint, ReadAudit, ReadPosture, RunPosture, Approve, Protect}
 }
 

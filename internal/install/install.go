@@ -44,6 +44,8 @@ type Installation struct {
 	Etc       string                   `json:"etc,omitempty"` // where subuid is, if not /etc
 	// BuildDisk is how many MB of disk the builds of one app may use, 0 for the node's default.
 	BuildDisk uint32 `json:"build_disk,omitempty"`
+	// KeyAge is how old a project's key becomes, in nanoseconds, 0 for the node's default.
+	KeyAge time.Duration `json:"key_age,omitempty"`
 	// Probes says when the probes run.
 	Probes Probes `json:"probes,omitempty"`
 	// Grace is how long an app that was destroyed can be brought back.
@@ -142,11 +144,18 @@ type Options struct {
 	Bases     string
 	Blocks    uint32 // of 65536 ids; only at the first time
 	BuildDisk uint32 // MB
+	KeyAge    time.Duration
 	Probes    Probes
 	Grace     Grace
 	// Etc replaces /etc as the place of subuid, subgid, passwd and group: for tests, and for building an image.
 	Etc string
 }
+
+// Between what a key's greatest age may be chosen. The longest is ten years.
+const (
+	minKeyAge = time.Hour
+	maxKeyAge = 10 * 365 * 24 * time.Hour
+)
 
 const (
 	format   = 1
@@ -247,6 +256,7 @@ func (i *Installation) merge(opt Options) error {
 	set(&i.Bases, opt.Bases, i.BasesDir())
 	set(&i.Etc, opt.Etc, "")
 	set(&i.BuildDisk, opt.BuildDisk, 0)
+	set(&i.KeyAge, opt.KeyAge, 0)
 	set(&i.Probes, opt.Probes, ProbesOnSchedule)
 	set(&i.Grace, opt.Grace, Grace(DefaultGrace.String()))
 	set(&i.Ports.HTTP, opt.Ports.HTTP, 80)
@@ -290,6 +300,9 @@ func (i *Installation) valid() error {
 		if _, err := ParseGrace(string(i.Grace)); err != nil {
 			return err
 		}
+	}
+	if i.KeyAge != 0 && (i.KeyAge < minKeyAge || i.KeyAge > maxKeyAge) {
+		return bulwark.Invalid(fmt.Sprintf("Keys of projects cannot be changed every %s.", i.KeyAge), "Give between 1h and 87600h with --key-age.")
 	}
 	seen := map[uint16]string{}
 	for _, p := range []struct {

@@ -170,15 +170,40 @@ func (c *chainWatch) start(head []byte) (audit.Place, error) {
 	return audit.Place(statement.ChainStart(h.Node)), nil
 }
 
+// own asks the node what it did by itself, among links. No transaction of the store waits for the answers.
+func (c *chainWatch) own(ctx context.Context, links [][]byte) (map[bulwark.Digest]*nodeapi.Receipt, error) {
+	out := map[bulwark.Digest]*nodeapi.Receipt{}
+	for _, b := range links {
+		var link statement.Link
+		if err := json.Unmarshal(b, &link); err != nil {
+			return nil, err
+		}
+		if link.Person != "" {
+			continue
+		}
+		var r nodeapi.Receipt
+		if err := c.node.Call(ctx, "receipt", nodeapi.Accepted{Digest: link.Document}, &r); err != nil {
+			return nil, err
+		}
+		out[link.Document] = &r
+	}
+	return out, nil
+}
+
 // compare writes what is missing, and notes how far it came. It reports whether there is no more to do for now.
 func (c *chainWatch) compare(ctx context.Context, at statement.ChainRef, links [][]byte) (done bool, err error) {
+	receipts, err := c.own(ctx, links)
+	if err != nil {
+		return false, err
+	}
 	err = c.db.Tx(ctx, func(tx *sql.Tx) error {
 		for _, b := range links {
 			var link statement.Link
 			if err := json.Unmarshal(b, &link); err != nil {
 				return err
 			}
-			if c.now().Sub(link.Time) < chainGrace {
+			own := link.Person == "" // what the node did by itself nobody else writes about
+			if !own && c.now().Sub(link.Time) < chainGrace {
 				done = true // it may be on its way
 				break
 			}
@@ -192,10 +217,16 @@ func (c *chainWatch) compare(ctx context.Context, at statement.ChainRef, links [
 			if there {
 				continue
 			}
-			c.log.Info("the audit log had no entry about what the node accepted", "document", link.Document, "kind", link.Kind)
 			p := audit.Place(at)
-			if err := audit.Write(ctx, tx, audit.Entry{Actor: link.Person, Key: link.Key, Action: string(link.Kind), Resource: "platform", Outcome: audit.Recorded,
-				Detail: string(link.App), Document: link.Document, Chain: &p}); err != nil {
+			e := audit.Entry{Actor: link.Person, Key: link.Key, Action: string(link.Kind), Resource: "platform", Outcome: audit.Recorded,
+				Detail: string(link.App), Document: link.Document, Chain: &p}
+			if own {
+				on, detail := matter(receipts[link.Document])
+				e.Project, e.Resource, e.Detail = on.Project, on.String(), "by its age, "+detail
+			} else {
+				c.log.Info("the audit log had no entry about what the node accepted", "document", link.Document, "kind", link.Kind)
+			}
+			if err := audit.Write(ctx, tx, e); err != nil {
 				return err
 			}
 		}

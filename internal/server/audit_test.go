@@ -22,6 +22,15 @@ type chained struct {
 	refs  []statement.ChainRef
 }
 
+// acts has the node do something by itself.
+func (c *chained) acts(at time.Time) {
+	ref := c.refs[len(c.refs)-1]
+	l := statement.Link{Version: 1, Seq: ref.Seq + 1, Time: at, Kind: statement.KindProjectRotate, Key: "SHA256:node", Document: bulwark.Sum([]byte{byte(len(c.links))})}
+	b, _ := l.Encode()
+	ref, _ = ref.Next(b)
+	c.links, c.refs = append(c.links, b), append(c.refs, ref)
+}
+
 func (c *chained) accept(at time.Time) *nodeapi.Receipt {
 	ref := statement.ChainStart("SHA256:node")
 	if len(c.refs) > 0 {
@@ -34,7 +43,12 @@ func (c *chained) accept(at time.Time) *nodeapi.Receipt {
 	return &nodeapi.Receipt{Digest: l.Document, Kind: l.Kind, Person: l.Person, Key: l.Key, Chain: &ref}
 }
 
-func (c *chained) Call(_ context.Context, _ string, in, out any) error {
+func (c *chained) Call(_ context.Context, verb string, in, out any) error {
+	if verb == "receipt" {
+		b, _ := json.Marshal(statement.ProjectRotate{Project: bulwark.FirstProject})
+		*out.(*nodeapi.Receipt) = nodeapi.Receipt{Digest: in.(nodeapi.Accepted).Digest, Kind: statement.KindProjectRotate, Rotated: 7, Body: b}
+		return nil
+	}
 	head, _ := json.Marshal(statement.ChainHead{Node: "SHA256:node", Hash: bulwark.Sum(nil)})
 	env, _ := json.Marshal(map[string][]byte{"payload": head})
 	after := in.(nodeapi.Chain).After
@@ -96,4 +110,24 @@ func TestChainWatch(t *testing.T) {
 	}
 	node.accept(now.Add(-time.Hour))
 	look(2, 5)
+
+	// What the node did by itself nobody else writes about, so there is nothing to wait for.
+	node.acts(now)
+	for range 2 {
+		if err := c.look(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	list, err := audit.List(t.Context(), d.Reader(), audit.Query{Most: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := list[0]
+	if e.Actor != "" || e.Key != "SHA256:node" || e.Action != "project.rotate" || e.Resource != "project:"+string(bulwark.FirstProject) || e.Project != bulwark.FirstProject ||
+		e.Detail != "by its age, version 7 of its key" || *e.Chain != audit.Place(node.refs[len(node.refs)-1]) {
+		t.Errorf("it says %+v", e)
+	}
+	if list, err = audit.List(t.Context(), d.Reader(), audit.Query{Most: 100}); err != nil || len(list) != 6 {
+		t.Errorf("there are %d entries, %v", len(list), err)
+	}
 }

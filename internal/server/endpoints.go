@@ -13,7 +13,10 @@ import (
 // The inputs of the endpoints. Each says what it is about.
 type (
 	platformIn struct{}
-	signedIn   struct {
+	infoIn     struct {
+		Challenge string `query:"challenge" maxLength:"128" doc:"what the node's signed answer repeats"`
+	}
+	signedIn struct {
 		Body client.Signed
 	}
 	// AppPath is exported because huma looks into exported embedded fields only.
@@ -50,6 +53,7 @@ type (
 )
 
 func (platformIn) Resource() access.Resource { return access.Platform() }
+func (infoIn) Resource() access.Resource     { return access.Platform() }
 func (signedIn) Resource() access.Resource   { return access.Platform() }
 
 // Resource implements [api.Resourced].
@@ -65,6 +69,7 @@ func (s *Server) endpoints(a *api.API) {
 	api.Register(a, api.Op{ID: "list-orgs", Method: get, Path: "/orgs", Summary: "List the organisations that you belong to", Action: access.ListOrgs}, s.listOrgs)
 	api.Register(a, api.Op{ID: "create-org", Method: post, Path: "/orgs", Summary: "Create an organisation by a statement", Action: access.CreateOrg}, s.createOrg)
 	api.Register(a, api.Op{ID: "create-project", Method: post, Path: "/orgs/{org}/projects", Summary: "Create a project by a statement", Action: access.CreateProject}, s.createProject)
+	api.Register(a, api.Op{ID: "rotate-project", Method: post, Path: "/orgs/{org}/projects/{project}/rotate", Summary: "Have the node make a new key for a project's values by a statement", Action: access.RotateKey}, s.rotateProject)
 	api.Register(a, api.Op{ID: "list-members", Method: get, Path: "/orgs/{org}/members", Summary: "List who belongs to an organisation", Action: access.ReadMembers}, s.listMembers)
 	api.Register(a, api.Op{ID: "change-members", Method: post, Path: "/orgs/{org}/members", Summary: "Change by a statement who belongs to an organisation", Action: access.ManageMembers}, s.changeMembers)
 	api.Register(a, api.Op{ID: "change-project-members", Method: post, Path: "/projects/{project}/members", Summary: "Change by a statement who belongs to a project", Action: access.ManageMembers}, s.changeProjectMembers)

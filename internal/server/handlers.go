@@ -24,9 +24,9 @@ import (
 	"github.com/bulwark-paas/bulwark/internal/statement"
 )
 
-func (s *Server) info(ctx context.Context, _ access.Actor, _ *platformIn) (client.Info, error) {
+func (s *Server) info(ctx context.Context, _ access.Actor, in *infoIn) (client.Info, error) {
 	var out nodeapi.Info
-	err := s.node.Call(ctx, "info", struct{}{}, &out)
+	err := s.node.Call(ctx, "info", nodeapi.AskInfo{Challenge: in.Challenge}, &out)
 	return client.Info{Envelope: out.Envelope, Fresh: out.Fresh, Version: s.config.Version}, err
 }
 

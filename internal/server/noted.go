@@ -27,6 +27,11 @@ func noted(ctx context.Context, tx *sql.Tx, r *nodeapi.Receipt) error {
 func matter(r *nodeapi.Receipt) (access.Resource, string) {
 	read := func(body any) bool { return json.Unmarshal(r.Body, body) == nil }
 	switch r.Kind {
+	case statement.KindProjectRotate:
+		var b statement.ProjectRotate
+		if read(&b) {
+			return access.Project(b.Project), fmt.Sprintf("version %d of its key", r.Rotated)
+		}
 	case statement.KindMemberInvite:
 		var b statement.MemberInvite
 		if read(&b) {

@@ -64,6 +64,11 @@ type (
 		Org  bulwark.OrgID `path:"org"`
 		Body client.Signed
 	}
+	rotateIn struct {
+		Org     bulwark.OrgID     `path:"org"`
+		Project bulwark.ProjectID `path:"project"`
+		Body    client.Signed
+	}
 	projectMemberIn struct {
 		Project bulwark.ProjectID `path:"project"`
 		Body    client.Signed
@@ -90,6 +95,7 @@ func (in newAppIn) Resource() access.Resource {
 
 func (in orgIn) Resource() access.Resource           { return access.Org(in.Org) }
 func (in newProjectIn) Resource() access.Resource    { return access.Org(in.Org) }
+func (in rotateIn) Resource() access.Resource        { return access.Org(in.Org) }
 func (in memberIn) Resource() access.Resource        { return access.Org(in.Org) }
 func (in projectMemberIn) Resource() access.Resource { return access.Project(in.Project) }
 func (explainIn) Resource() access.Resource          { return access.Platform() }
@@ -144,6 +150,20 @@ func (s *Server) createProject(ctx context.Context, _ access.Actor, in *newProje
 		return struct{}{}, bulwark.Failf(bulwark.KindForbidden, "The statement is about another organisation.")
 	}
 	_, err := s.submit(ctx, in.Body.Envelope, "", placed, statement.KindProjectCreate)
+	return struct{}{}, err
+}
+
+// rotateProject takes a statement that makes a new key for a project. Who may is decided for the organisation in the path; that
+// the project is one of it is looked at here, and by the node.
+func (s *Server) rotateProject(ctx context.Context, _ access.Actor, in *rotateIn) (struct{}, error) {
+	var b statement.ProjectRotate
+	if json.Unmarshal(unverified(in.Body.Envelope).Body, &b) != nil || b.Project != in.Project {
+		return struct{}{}, bulwark.Failf(bulwark.KindForbidden, "The statement is about another project.")
+	}
+	if org, err := tenant.OrgOf(ctx, s.db.Reader(), in.Project); err != nil || org != in.Org {
+		return struct{}{}, bulwark.Fail(bulwark.KindNotFound, "There is no such project in the organisation.", "See bulwark projects.", err)
+	}
+	_, err := s.submit(ctx, in.Body.Envelope, "", noted, statement.KindProjectRotate)
 	return struct{}{}, err
 }
 

@@ -85,6 +85,8 @@ func (n *plainNode) serve(w http.ResponseWriter, r *http.Request) {
 			rec.Until = n.until
 		case statement.KindAppRestore:
 			rec.Promoted = n.promoted
+		case statement.KindProjectRotate:
+			rec.Rotated = 2
 		}
 		n.receipts[rec.Digest] = rec
 		switch verb {
@@ -238,6 +240,8 @@ func (b *bed) call(id string) (request, bool) {
 		return request{body: b.signed(statement.KindOrgCreate, "", statement.OrgCreate{Org: bulwark.NewOrgID(), Name: "acme"})}, true
 	case "create-project":
 		return request{body: b.signed(statement.KindProjectCreate, "", statement.ProjectCreate{Project: bulwark.NewProjectID(), Org: bulwark.FirstOrg, Name: "blog"})}, true
+	case "rotate-project":
+		return request{body: b.signed(statement.KindProjectRotate, "", statement.ProjectRotate{Project: bulwark.FirstProject})}, true
 	case "change-members":
 		return request{body: b.signed(statement.KindMemberSet, "", statement.MemberSet{Place: statement.Place{Org: bulwark.FirstOrg}, Person: ana, Role: bulwark.Owner})}, true
 	case "change-project-members":
