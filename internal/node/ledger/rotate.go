@@ -50,11 +50,19 @@ func (l *Ledger) secret(tx *sql.Tx, p bulwark.ProjectID) (*seal.Key, uint64, err
 
 // firstKey makes the first version of a project's key, or takes the one that is there already.
 func (l *Ledger) firstKey(tx *sql.Tx, p bulwark.ProjectID, since time.Time) error {
-	k, err := l.keys.Make(p, 1, nil)
+	k, err := l.makeKey(p, 1, nil)
 	if err != nil {
 		return err
 	}
 	return setKey(tx, p, 1, k, since)
+}
+
+func (l *Ledger) makeKey(p bulwark.ProjectID, version uint64, before *seal.Key) (*seal.Key, error) {
+	k, err := l.keys.Make(p, version, before)
+	if _, said := errors.AsType[*bulwark.Error](err); err != nil && !said {
+		err = bulwark.Fail(bulwark.KindUnavailable, "The node cannot write the new key, so nothing was changed.", "Check that the disk is not full and try again.", err)
+	}
+	return k, err
 }
 
 func setKey(tx *sql.Tx, p bulwark.ProjectID, version uint64, k *seal.Key, since time.Time) error {
@@ -143,7 +151,7 @@ func (l *Ledger) rotate(tx *sql.Tx, p bulwark.ProjectID) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	next, err := l.keys.Make(p, version+1, old)
+	next, err := l.makeKey(p, version+1, old)
 	if err != nil {
 		return 0, err
 	}
@@ -196,7 +204,7 @@ func (l *Ledger) reseal(tx *sql.Tx, p bulwark.ProjectID, r resealing, old, next 
 		at := seal.Place{Node: l.Node(), Project: p, App: v.app, Use: r.use, Name: v.name}
 		plain, err := old.Open(at, sealed)
 		if err != nil {
-			return bulwark.Fail(bulwark.KindUnavailable, fmt.Sprintf("A value of %s in the node's ledger does not open, so the key was not changed and nothing is lost.", v.name),
+			return bulwark.Fail(bulwark.KindConflict, fmt.Sprintf("A value of %s in the node's ledger does not open, so the key was not changed and nothing is lost.", v.name),
 				fmt.Sprintf("The ledger was damaged: put it back from a backup (%s, %s).", v.app, r.use), err)
 		}
 		if sealed, err = seal.Value(public, at, plain); err != nil {

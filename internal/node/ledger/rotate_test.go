@@ -256,7 +256,7 @@ func TestRotateFails(t *testing.T) {
 	_, err = d.Exec(`UPDATE build_secret SET sealed = x'00'`)
 	ok(t, err)
 	_, err = k.Submit(k.ctx(), k.sign(k.ana.device, statement.KindProjectRotate, "", rotation()))
-	isKind(t, err, bulwark.KindUnavailable)
+	isKind(t, err, bulwark.KindConflict)
 	if !strings.Contains(err.Error(), "NPM_TOKEN") || k.key().Version != 1 {
 		t.Errorf("%v; version %d", err, k.key().Version)
 	}
@@ -527,6 +527,25 @@ func TestKeyFromBefore(t *testing.T) {
 		t.Errorf("%+v", key)
 	}
 	k.opens()
+	k.rotates()
+	k.opens()
+}
+
+// A disk that takes no new key leaves all as it was, and the person is told why.
+func TestRotateDiskFull(t *testing.T) {
+	k := keep(t)
+	// Root may write where a mode says no, so the folder is away.
+	away := k.dir + ".away"
+	ok(t, os.Rename(k.dir, away))
+	_, err := k.Submit(k.ctx(), k.sign(k.ana.device, statement.KindProjectRotate, "", rotation()))
+	ok(t, os.Rename(away, k.dir))
+	isKind(t, err, bulwark.KindUnavailable)
+	if !strings.Contains(err.Error(), "nothing was changed") {
+		t.Error(err)
+	}
+	k.restarts()
+	k.opens()
+	k.hasFiles("P.key", "P.key.age")
 	k.rotates()
 	k.opens()
 }
