@@ -14,6 +14,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/bulwark-paas/bulwark"
 	"golang.org/x/sys/unix"
@@ -358,5 +359,21 @@ func TestUnitVerifies(t *testing.T) {
 	}
 	if _, err := inst.Unit("/opt/with space/bulwark"); err == nil {
 		t.Error("a path that systemd would split was taken")
+	}
+}
+
+// How old keys may become is chosen once and stays; what would replace them all the time, or never, is refused.
+func TestKeyAge(t *testing.T) {
+	opt := options(t)
+	opt.KeyAge = 720 * time.Hour
+	create(t, opt)
+	opt.KeyAge = 0
+	if inst := create(t, opt); inst.KeyAge != 720*time.Hour {
+		t.Errorf("it became %s", inst.KeyAge)
+	}
+	for _, bad := range []time.Duration{-time.Hour, time.Second, 20 * 365 * 24 * time.Hour} {
+		opt.KeyAge = bad
+		_, err := Create(opt)
+		wantKind(t, err, bulwark.KindInvalid)
 	}
 }

@@ -223,6 +223,9 @@ func (c *chainWatch) compare(ctx context.Context, at statement.ChainRef, links [
 			if own {
 				on, detail := matter(receipts[link.Document])
 				e.Project, e.Resource, e.Detail = on.Project, on.String(), "by its age, "+detail
+				if c.now().Sub(link.Time) < 2*chainGrace {
+					e.Outcome = audit.Done // else this process was away, and entries about what came later may stand before it
+				}
 			} else {
 				c.log.Info("the audit log had no entry about what the node accepted", "document", link.Document, "kind", link.Kind)
 			}

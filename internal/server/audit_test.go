@@ -123,7 +123,7 @@ func TestChainWatch(t *testing.T) {
 		t.Fatal(err)
 	}
 	e := list[0]
-	if e.Actor != "" || e.Key != "SHA256:node" || e.Action != "project.rotate" || e.Resource != "project:"+string(bulwark.FirstProject) || e.Project != bulwark.FirstProject ||
+	if e.Actor != "" || e.Key != "SHA256:node" || e.Action != "project.rotate" || e.Outcome != audit.Done || e.Resource != "project:"+string(bulwark.FirstProject) || e.Project != bulwark.FirstProject ||
 		e.Detail != "by its age, version 7 of its key" || *e.Chain != audit.Place(node.refs[len(node.refs)-1]) {
 		t.Errorf("it says %+v", e)
 	}

@@ -123,11 +123,19 @@ func (c *chain) waiting() []Waiting {
 	return slices.SortedFunc(maps.Values(c.links), func(a, b Waiting) int { return cmp.Compare(a.Seq, b.Seq) })
 }
 
+// whose names who signed what the node accepted, for people.
+func whose(l statement.Link) string {
+	if l.Person == "" {
+		return "the node itself"
+	}
+	return string(l.Person)
+}
+
 // end looks at what the node accepted and the log does not tell of.
 func (c *chain) end(report *Report) {
 	for _, w := range c.waiting() {
 		if c.head.Time.Sub(w.Link.Time) > grace {
-			report.found("There is no entry about %s by %s, which the node accepted on %s.", w.Link.Kind, w.Link.Person, w.Link.Time.Format(time.RFC3339))
+			report.found("There is no entry about %s by %s, which the node accepted on %s.", w.Link.Kind, whose(w.Link), w.Link.Time.Format(time.RFC3339))
 		}
 	}
 }

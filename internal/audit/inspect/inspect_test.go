@@ -9,6 +9,7 @@ import (
 	"github.com/bulwark-paas/bulwark"
 	"github.com/bulwark-paas/bulwark/internal/audit"
 	"github.com/bulwark-paas/bulwark/internal/audit/inspect"
+	"github.com/bulwark-paas/bulwark/internal/statement"
 )
 
 func holds(t *testing.T, r *inspect.Report) {
@@ -42,6 +43,45 @@ func TestHonest(t *testing.T) {
 			}
 		}
 		o = remember(whole)
+	}
+}
+
+// What the node did by itself has its entry like what people sign for, by nobody; it cannot be laid on somebody, nor left out.
+func TestNodesOwnDeed(t *testing.T) {
+	for name, c := range map[string]struct {
+		entry func(e *audit.Entry) bool
+		holds bool
+	}{
+		"told":                {func(*audit.Entry) bool { return true }, true},
+		"laid on a person":    {func(e *audit.Entry) bool { e.Actor = "p_00000000000000000000000008"; return true }, false},
+		"left out":            {func(*audit.Entry) bool { return false }, false},
+		"called another deed": {func(e *audit.Entry) bool { e.Action = "app.create"; return true }, false},
+	} {
+		r := newRig(t)
+		made, err := r.book.RotateDue(t.Context(), 0)
+		must(t, err)
+		if len(made) == 0 {
+			t.Fatal("nothing was done")
+		}
+		links, _, err := r.book.Chain(t.Context(), 1)
+		must(t, err)
+		for _, b := range links {
+			var link statement.Link
+			must(t, statement.Strict(b, &link))
+			got, err := r.book.Accepted(t.Context(), link.Document)
+			must(t, err)
+			e := entryOf(got)
+			e.Outcome = audit.Recorded
+			if c.entry(&e) {
+				r.write(e)
+			}
+		}
+		must(t, r.settle())
+		r.clock = func() time.Time { return time.Now().Add(time.Hour) }
+		report := r.inspect(inspect.Options{})
+		if report.Holds() != c.holds {
+			t.Errorf("%s: %q", name, report.Findings)
+		}
 	}
 }
 
