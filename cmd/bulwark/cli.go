@@ -235,7 +235,7 @@ func (s *session) infoNow(ctx context.Context) (*statement.Info, error) {
 	info, err := openInfo(got.Envelope, s.server.key())
 	if err == nil && info.Challenge != challenge {
 		err = bulwark.Fail(bulwark.KindForbidden, "The server repeats what the node said at another time, so nothing was sealed.",
-			"Use a bulwark command of the same version as the server. If it is, whoever runs the server wants an old key to be used: tell its operator.", nil)
+			"Use a bulwark command of the same version as the server. If it is, somebody who got hold of the server may want an old key to be used: tell those who run the machine.", nil)
 	}
 	return info, err
 }
