@@ -101,6 +101,8 @@ func (n *plainNode) serve(w http.ResponseWriter, r *http.Request) {
 		answer(n.released)
 	case "graces":
 		answer(n.graces)
+	case "promoted":
+		answer(nodeapi.Promoted{Generation: n.promoted})
 	case "approvals":
 		answer(nodeapi.Approvals{Missing: n.missing})
 	case "receipt":

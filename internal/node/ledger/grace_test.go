@@ -12,6 +12,8 @@ import (
 
 	_ "modernc.org/sqlite"
 
+	"filippo.io/age"
+
 	"github.com/bulwark-paas/bulwark"
 	"github.com/bulwark-paas/bulwark/internal/node/ledger"
 	"github.com/bulwark-paas/bulwark/internal/seal"
@@ -23,10 +25,10 @@ const week = 7 * 24 * time.Hour
 // graced is a ledger that gives destroyed apps a week, and its file.
 func graced(t *testing.T) (*book, string) {
 	t.Helper()
-	k, err := seal.GenerateKey()
+	spare, err := age.GenerateHybridIdentity()
 	ok(t, err)
 	path := filepath.Join(t.TempDir(), "ledger.db")
-	return reopen(t, &book{t: t, node: newKey(t), seal: k, clock: time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC), grace: week}, path), path
+	return reopen(t, &book{t: t, node: newKey(t), dir: t.TempDir(), spare: spare, clock: time.Date(2026, 6, 1, 12, 0, 0, 0, time.UTC), grace: week}, path), path
 }
 
 // passes lets time go by as it does: for the clock and for the node.
@@ -132,7 +134,9 @@ func TestGraceRefuses(t *testing.T) {
 			return err
 		},
 		"reveal": func(ctx context.Context) error {
-			_, err := f.Reveal(ctx, f.sign(f.p.device, statement.KindConfigReveal, f.app, statement.ConfigReveal{Name: "TOKEN", Recipient: f.seal.Public()}))
+			reader, err := seal.GenerateKey()
+			ok(t, err)
+			_, err = f.Reveal(ctx, f.sign(f.p.device, statement.KindConfigReveal, f.app, statement.ConfigReveal{Name: "TOKEN", Recipient: reader.Public()}))
 			return err
 		},
 		"run": func(ctx context.Context) error {
