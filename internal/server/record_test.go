@@ -102,7 +102,10 @@ func (n *plainNode) serve(w http.ResponseWriter, r *http.Request) {
 	case "graces":
 		answer(n.graces)
 	case "promoted":
-		answer(nodeapi.Promoted{Generation: n.promoted})
+		in := nodeapi.Promoted{}
+		_ = json.Unmarshal(b, &in)
+		in.Generation = n.promoted
+		answer(in)
 	case "approvals":
 		answer(nodeapi.Approvals{Missing: n.missing})
 	case "receipt":
