@@ -183,7 +183,7 @@ func (c *Cron) advance(ctx context.Context, wg *sync.WaitGroup) {
 }
 
 func (c *Cron) start(ctx context.Context, r CronRun) {
-	if on, err := cronActive(ctx, c.m.db.Reader(), r.ID); err != nil || !on {
+	if state, err := cronState(ctx, c.m.db.Reader(), r.ID); err != nil || state != CronWaiting {
 		return // what was seen is old
 	}
 	a, err := app.ByID(ctx, c.m.db.Reader(), r.App)
@@ -235,7 +235,7 @@ func (c *Cron) write(ctx context.Context, r CronRun) {
 
 // stray stops an instance without a run that goes on, after a second look.
 func (c *Cron) stray(ctx context.Context, id bulwark.InstanceID) {
-	if on, err := cronActive(ctx, c.m.db.Reader(), id); err != nil || on {
+	if state, err := cronState(ctx, c.m.db.Reader(), id); err != nil || state == CronWaiting || state == CronRunning {
 		return
 	}
 	c.m.stop(ctx, id, 10*time.Second)

@@ -149,12 +149,11 @@ func updateCron(ctx context.Context, d *db.DB, r CronRun) error {
 	})
 }
 
-// cronActive tells whether a run is not over.
-func cronActive(ctx context.Context, q app.Queryer, id bulwark.InstanceID) (bool, error) {
-	var state CronState
-	err := q.QueryRowContext(ctx, `SELECT state FROM cron_run WHERE id = ?`, id).Scan(&state)
+// cronState returns how a run stands; one that is not there is over.
+func cronState(ctx context.Context, q app.Queryer, id bulwark.InstanceID) (state CronState, err error) {
+	err = q.QueryRowContext(ctx, `SELECT state FROM cron_run WHERE id = ?`, id).Scan(&state)
 	if errors.Is(err, sql.ErrNoRows) {
-		return false, nil
+		return "", nil
 	}
-	return state == CronWaiting || state == CronRunning, err
+	return state, err
 }
