@@ -124,9 +124,6 @@ func (n *instances) start(ctx context.Context, in nodeapi.Start) (*nodeapi.Insta
 		return nil, err
 	}
 	r := launch.Release
-	if _, err := bulwark.ParseIsolation(string(r.Plan.Isolation)); err != nil {
-		return nil, err // of a later version: it is not run with less than it asks for
-	}
 	command, ok := r.Plan.Processes[in.Process]
 	if in.Job {
 		command, ok = job(r, in.Process)
@@ -148,6 +145,9 @@ func (n *instances) start(ctx context.Context, in nodeapi.Start) (*nodeapi.Insta
 // bring starts a command in an instance of a verified release; special, if not nil, has the last word on the instance.
 func (n *instances) bring(ctx context.Context, in nodeapi.Start, launch *ledger.Launch, command bulwark.Command, special func(*instance)) (*instance, error) {
 	r := launch.Release
+	if _, err := bulwark.ParseIsolation(string(r.Plan.Isolation)); err != nil {
+		return nil, err // of a later version: nothing of it is run with less than it asks for
+	}
 	layers, config, err := n.images.Verify(ctx, r.Image)
 	if err != nil {
 		return nil, err

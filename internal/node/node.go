@@ -200,13 +200,16 @@ func (n *Node) openInstances(ctx context.Context, store *images.Store, engine *c
 	n.outward = &outward{ledger: n.ledger, instances: n.instances, router: router, sockets: sockets, egress: c.Sockets.Egress,
 		resolver: c.Sockets.Resolver, domain: c.Domain, log: c.Log, named: map[bulwark.AppID]map[netip.Addr]namedAddress{}}
 	n.instances.openWay = n.outward.apply
-	// Before any instance: a router without rules forwards nothing, but it must not answer either.
-	subnets, err := hostSubnets()
-	if err != nil {
-		return err
-	}
-	if err := router.Apply(ctx, network.Rules(subnets, nil, nil)); err != nil {
-		return err
+	// Before any instance: a router without rules forwards nothing, but it must not answer either. Those of a predecessor let what runs serve
+	// and go on; they are replaced as soon as it is known what that is.
+	if !router.Ruled(ctx) {
+		subnets, err := hostSubnets()
+		if err != nil {
+			return err
+		}
+		if err := router.Apply(ctx, network.Rules(subnets, nil, nil)); err != nil {
+			return err
+		}
 	}
 	return n.instances.recover(ctx)
 }

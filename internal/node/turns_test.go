@@ -6,6 +6,9 @@ import (
 	"testing"
 
 	"github.com/bulwark-paas/bulwark"
+	"github.com/bulwark-paas/bulwark/internal/node/ledger"
+	"github.com/bulwark-paas/bulwark/internal/node/nodeapi"
+	"github.com/bulwark-paas/bulwark/internal/statement"
 )
 
 // A server that was killed left the start of an instance behind, its successor asked for the same one, and the first, which was
@@ -42,5 +45,14 @@ func TestOneStartAtATime(t *testing.T) {
 	<-came
 	if len(n.turns) > 0 {
 		t.Fatalf("%d turns are kept", len(n.turns))
+	}
+}
+
+// A release that asks for an isolation which this node does not know was started without any by bulwark run.
+func TestUnknownIsolationStartsNothing(t *testing.T) {
+	n := &instances{}
+	launch := &ledger.Launch{Release: &statement.Release{Plan: bulwark.Plan{Isolation: "machine"}}}
+	if i, err := n.bring(t.Context(), nodeapi.Start{}, launch, bulwark.Command{}, nil); bulwark.KindOf(err) != bulwark.KindInvalid {
+		t.Fatalf("%v, %v", i, err)
 	}
 }

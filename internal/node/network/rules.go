@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -96,7 +97,7 @@ func Rules(connected []netip.Prefix, open []Exception, sandboxes []netip.AddrPor
 		"\t\ttype filter hook output priority filter; policy accept;",
 		"\t\toifname \"lo\" accept",
 		"\t\ttcp flags & (syn | ack) == syn ip daddr . tcp dport @sandboxes accept",
-		"\t\ttcp flags & (syn | ack) == syn drop",
+		"\t\ttcp flags & (syn | ack) == syn reject with tcp reset",
 		"\t\tmeta l4proto udp udp sport != 53 drop",
 		"\t}",
 		"\tchain pass {",
@@ -184,6 +185,14 @@ func (r *Router) Apply(ctx context.Context, rules string) error {
 		// A child is forked by the thread that asks for it, so it begins in the thread's network namespace.
 		return process.Run(ctx, process.Cmd{Path: nft, Args: []string{"-f", "-"}, Stdin: strings.NewReader(rules)})
 	})
+}
+
+// Ruled tells whether there are rules in force, as a predecessor leaves them.
+func (r *Router) Ruled(ctx context.Context) bool {
+	nft, err := process.Look("nft", "nftables")
+	return err == nil && r.onThreadIn(func() error {
+		return process.Run(ctx, process.Cmd{Path: nft, Args: []string{"list", "table", "inet", "bulwark"}, Stdout: io.Discard})
+	}) == nil
 }
 
 // onThreadIn runs f on a thread that is in the router namespace.
