@@ -135,6 +135,9 @@ func (m *Manager) Promote(ctx context.Context, a *app.App, full *nodeapi.Release
 	ctx = m.closed
 	promote := func() error { return m.node.Call(ctx, "promote", nodeapi.Promote{App: a.ID, Generation: number}, nil) }
 	if err := m.insist(ctx, refused, promote); err != nil {
+		if ctx.Err() != nil { // it may have been let through, and must then be there for who goes on
+			return err
+		}
 		return errors.Join(err, m.Withdraw(ctx, a, number))
 	}
 	return m.change(a, full)
