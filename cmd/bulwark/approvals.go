@@ -39,11 +39,7 @@ same number again lets those count who came since, so look at bulwark members be
 }
 
 func (c *cli) protect(ctx context.Context, approvals int) error {
-	s, name, err := c.onApp(ctx)
-	if err != nil {
-		return err
-	}
-	app, err := s.App(ctx, name)
+	s, name, app, err := c.withApp(ctx)
 	if err != nil {
 		return err
 	}
@@ -63,11 +59,7 @@ func (c *cli) protect(ctx context.Context, approvals int) error {
 }
 
 func (c *cli) approveProtection(ctx context.Context, approvals int) error {
-	s, name, err := c.onApp(ctx)
-	if err != nil {
-		return err
-	}
-	app, err := s.App(ctx, name)
+	s, name, app, err := c.withApp(ctx)
 	if err != nil {
 		return err
 	}

@@ -129,11 +129,7 @@ func (c *cli) connectHere(ctx context.Context, s *session, app client.App, force
 }
 
 func (c *cli) appInfo(ctx context.Context, _ []string) error {
-	s, name, err := c.onApp(ctx)
-	if err != nil {
-		return err
-	}
-	app, err := s.App(ctx, name)
+	_, _, app, err := c.withApp(ctx)
 	if err != nil {
 		return err
 	}

@@ -50,11 +50,7 @@ func (c *cli) setBuildSecrets(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	s, name, err := c.onApp(ctx)
-	if err != nil {
-		return err
-	}
-	app, err := s.App(ctx, name)
+	s, name, app, err := c.withApp(ctx)
 	if err != nil {
 		return err
 	}
@@ -70,11 +66,7 @@ func (c *cli) unsetBuildSecrets(ctx context.Context, args []string) error {
 	if err != nil {
 		return usage(err)
 	}
-	s, name, err := c.onApp(ctx)
-	if err != nil {
-		return err
-	}
-	app, err := s.App(ctx, name)
+	s, name, app, err := c.withApp(ctx)
 	if err != nil {
 		return err
 	}

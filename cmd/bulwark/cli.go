@@ -172,6 +172,14 @@ func (c *cli) signedIn(ctx context.Context) (*session, error) {
 	return st.session(srv, c.now)
 }
 
+// withApp opens the session and asks for the app that a command is about.
+func (c *cli) withApp(ctx context.Context) (s *session, name bulwark.AppName, app client.App, err error) {
+	if s, name, err = c.onApp(ctx); err == nil {
+		app, err = s.App(ctx, name)
+	}
+	return s, name, app, err
+}
+
 // onApp opens the session and finds the app that a command is about.
 func (c *cli) onApp(ctx context.Context) (*session, bulwark.AppName, error) {
 	st, err := openStore(c.env)

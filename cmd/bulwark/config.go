@@ -130,11 +130,7 @@ func (c *cli) revealConfig(ctx context.Context, args []string) error {
 	if err != nil {
 		return usage(err)
 	}
-	s, name, err := c.onApp(ctx)
-	if err != nil {
-		return err
-	}
-	app, err := s.App(ctx, name)
+	s, name, app, err := c.withApp(ctx)
 	if err != nil {
 		return err
 	}

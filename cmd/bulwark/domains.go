@@ -29,11 +29,7 @@ func (c *cli) domain(ctx context.Context, text string, kind statement.Kind, done
 	if err != nil {
 		return usage(err)
 	}
-	s, name, err := c.onApp(ctx)
-	if err != nil {
-		return err
-	}
-	app, err := s.App(ctx, name)
+	s, name, app, err := c.withApp(ctx)
 	if err != nil {
 		return err
 	}
@@ -41,11 +37,7 @@ func (c *cli) domain(ctx context.Context, text string, kind statement.Kind, done
 }
 
 func (c *cli) listDomains(ctx context.Context, _ []string) error {
-	s, name, err := c.onApp(ctx)
-	if err != nil {
-		return err
-	}
-	app, err := s.App(ctx, name)
+	_, name, app, err := c.withApp(ctx)
 	if err != nil {
 		return err
 	}
@@ -106,11 +98,7 @@ func (c *cli) egress(ctx context.Context, text string, kind statement.Kind, done
 	if err != nil {
 		return usage(err)
 	}
-	s, name, err := c.onApp(ctx)
-	if err != nil {
-		return err
-	}
-	app, err := s.App(ctx, name)
+	s, name, app, err := c.withApp(ctx)
 	if err != nil {
 		return err
 	}

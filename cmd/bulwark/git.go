@@ -102,11 +102,7 @@ func (c *cli) gitSetup(ctx context.Context, force bool) error {
 	if top == "" {
 		return bulwark.Invalid("This directory is in no git repository.", "Make one with git init, or change into it.")
 	}
-	s, name, err := c.onApp(ctx)
-	if err != nil {
-		return err
-	}
-	app, err := s.App(ctx, name)
+	s, _, app, err := c.withApp(ctx)
 	if err != nil {
 		return err
 	}

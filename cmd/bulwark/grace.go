@@ -32,11 +32,7 @@ func (c *cli) restoreCommand() *cobra.Command {
 }
 
 func (c *cli) destroyApp(ctx context.Context, confirm string, now bool) error {
-	s, name, err := c.onApp(ctx)
-	if err != nil {
-		return err
-	}
-	app, err := s.App(ctx, name)
+	s, name, app, err := c.withApp(ctx)
 	if err != nil {
 		return err
 	}
@@ -69,11 +65,7 @@ func (c *cli) destroyApp(ctx context.Context, confirm string, now bool) error {
 }
 
 func (c *cli) restoreApp(ctx context.Context, _ []string) error {
-	s, name, err := c.onApp(ctx)
-	if err != nil {
-		return err
-	}
-	app, err := s.App(ctx, name)
+	s, name, app, err := c.withApp(ctx)
 	if err != nil {
 		return err
 	}

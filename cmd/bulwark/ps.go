@@ -185,11 +185,7 @@ func (c *cli) resize(ctx context.Context, args []string) error {
 
 // change signs and sends what makes a release, and shows it.
 func (c *cli) change(ctx context.Context, kind statement.Kind, body any, what string) error {
-	s, name, err := c.onApp(ctx)
-	if err != nil {
-		return err
-	}
-	app, err := s.App(ctx, name)
+	s, name, app, err := c.withApp(ctx)
 	if err != nil {
 		return err
 	}

@@ -76,11 +76,7 @@ func (c *cli) run(ctx context.Context, args []string, o runOptions) error {
 	if err != nil {
 		return err
 	}
-	s, name, err := c.onApp(ctx)
-	if err != nil {
-		return err
-	}
-	app, err := s.App(ctx, name)
+	s, _, app, err := c.withApp(ctx)
 	if err != nil {
 		return err
 	}
