@@ -77,6 +77,24 @@ func End(ctx context.Context, d *db.DB, id bulwark.BuildID, image bulwark.Digest
 	})
 }
 
+// Running returns the apps whose builds run, one for each build.
+func Running(ctx context.Context, q app.Queryer) ([]bulwark.AppID, error) {
+	rows, err := q.QueryContext(ctx, `SELECT app FROM build WHERE state = 'running'`)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var out []bulwark.AppID
+	for rows.Next() {
+		var id bulwark.AppID
+		if err := rows.Scan(&id); err != nil {
+			return nil, err
+		}
+		out = append(out, id)
+	}
+	return out, rows.Err()
+}
+
 // List returns an app's builds, newest first; number 0 means all.
 func List(ctx context.Context, q app.Queryer, id bulwark.AppID, number uint64) ([]client.Build, error) {
 	rows, err := q.QueryContext(ctx, `SELECT number, id, operation, state, source, image, reached, reason, created, ended FROM build

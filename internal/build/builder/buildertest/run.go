@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/bulwark-paas/bulwark"
@@ -202,7 +203,13 @@ func (a *App) send(stdin io.WriteCloser, b Build) error {
 		secrets = map[string]string{}
 	}
 	enc := json.NewEncoder(stdin)
-	return errors.Join(enc.Encode(setup), enc.Encode(job), enc.Encode(secrets))
+	for _, v := range []any{setup, job, secrets} {
+		// A builder that ends before it has read everything, because of what it has read, says so itself.
+		if err := enc.Encode(v); err != nil && !errors.Is(err, syscall.EPIPE) {
+			return err
+		}
+	}
+	return nil
 }
 
 // bring lays the source where the builder finds it.
