@@ -113,9 +113,9 @@ type DialRequest struct {
 	ID       uint64     `json:"id"`
 	Instance InstanceID `json:"instance,omitempty"`
 	Host     HostName   `json:"host,omitempty"`
-	// Leaving, if set, asks for no connection: this edge is being replaced, so dial should connect to its successor and
-	// serve this one until it hangs up.
-	Leaving bool `json:"leaving,omitempty"`
+	// Taken, if set, asks for no socket: it says that an edge has accepted this connection. Dial keeps another one waiting at the
+	// same socket, so that every edge finds dial there, however many there are while they replace each other.
+	Taken bool `json:"taken,omitempty"`
 }
 
 // DialReply answers a DialRequest; without an Error the connected socket comes along as a file descriptor.

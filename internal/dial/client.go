@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/bulwark-paas/bulwark"
 	"github.com/bulwark-paas/bulwark/internal/fdpass"
 )
@@ -44,6 +46,10 @@ func (c *Client) Register(ctx context.Context, e Entry) error {
 }
 
 func (c *Client) register(ctx context.Context, e Entry) error {
+	// Dial, which has a namespace of its own, cannot know it for the host's.
+	if same, err := here(e.NetNS); err != nil || same {
+		return bulwark.Fail(bulwark.KindInvalid, "The instance's network namespace is that of the host.", "Register its own one.", err)
+	}
 	_, err := c.ask(ctx, nodeRequest{Op: opRegister, Registration: &e.Registration}, e.NetNS)
 	return err
 }
@@ -119,4 +125,18 @@ func (c *Client) ask(ctx context.Context, req nodeRequest, files ...*os.File) (n
 		return nodeReply{}, reply.Error
 	}
 	return reply, nil
+}
+
+// here tells whether a network namespace is the one that this process is in.
+func here(netns *os.File) (bool, error) {
+	own, err := Home()
+	if err != nil {
+		return false, err
+	}
+	defer own.Close()
+	var a, b unix.Stat_t
+	if err := errors.Join(stat(own, &a), stat(netns, &b)); err != nil {
+		return false, err
+	}
+	return a.Dev == b.Dev && a.Ino == b.Ino, nil
 }

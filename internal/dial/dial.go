@@ -38,9 +38,10 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// Home opens the network namespace that the process is in.
+// Home opens the network namespace that the process is in: that of the calling thread. The process's first one may have been left
+// elsewhere, since Go keeps it when a goroutine that was locked to it ends, and lends it to nobody any more.
 func Home() (*os.File, error) {
-	f, err := os.Open("/proc/self/ns/net")
+	f, err := os.Open("/proc/thread-self/ns/net")
 	if err != nil {
 		return nil, bulwark.Fail(bulwark.KindUnavailable, "The process cannot open its own network namespace.", "Mount /proc for it.", err)
 	}

@@ -71,6 +71,9 @@ func (s *stand) acceptEdge() *fdpass.Conn {
 	}
 	c := fdpass.New(sock)
 	s.t.Cleanup(func() { c.Close() })
+	if err := c.Send(bulwark.DialRequest{Taken: true}); err != nil {
+		s.t.Fatal(err)
+	}
 	return c
 }
 
@@ -116,6 +119,19 @@ func greet(l net.Listener, what string) {
 		io.WriteString(c, what)
 		c.Close()
 	}
+}
+
+// greeter registers an instance that greets who connects.
+func (s *stand) greeter(host bulwark.HostName) Entry {
+	s.t.Helper()
+	ns := newSpace(s.t)
+	l := ns.listen("127.0.0.1:0")
+	go greet(l, "hello")
+	e := entry(ns, port(l), host)
+	if err := s.node.Register(s.t.Context(), e); err != nil {
+		s.t.Fatal(err)
+	}
+	return e
 }
 
 func selfNS(t *testing.T) string {
@@ -310,15 +326,10 @@ func TestAnotherUserIsRefused(t *testing.T) {
 	}
 }
 
-func TestEdgeRestartsAndHandsOver(t *testing.T) {
+// However many edges there are, each finds dial waiting at its socket.
+func TestEveryEdgeFindsDial(t *testing.T) {
 	s := start(t, nil)
-	ns := newSpace(t)
-	l := ns.listen("127.0.0.1:0")
-	go greet(l, "hello")
-	e := entry(ns, port(l), "a.org")
-	if err := s.node.Register(t.Context(), e); err != nil {
-		t.Fatal(err)
-	}
+	e := s.greeter("a.org")
 	works := func(edge *fdpass.Conn) {
 		t.Helper()
 		if _, why := ask(t, edge, e.Registration.Instance, "a.org"); why != "" {
@@ -326,16 +337,51 @@ func TestEdgeRestartsAndHandsOver(t *testing.T) {
 		}
 	}
 	works(s.edge)
-	if err := s.edge.Send(bulwark.DialRequest{Leaving: true}); err != nil {
-		t.Fatal(err)
-	}
-	second := s.acceptEdge() // comes while the first is still there
+	second := s.acceptEdge() // waits there already
+	third := s.acceptEdge()
 	works(s.edge)
 	works(second)
 	s.edge.Close()
+	works(third)
 	works(second)
 	second.Close() // dies without a word
+	third.Close()
 	works(s.acceptEdge())
+}
+
+// A node that was started again registers everything anew, while requests come: none of them is refused for it.
+func TestRegisteredAnewUnderLoad(t *testing.T) {
+	s := start(t, nil)
+	e := s.greeter("a.org")
+	const asks = 3000
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() {
+		var err error
+		for ctx.Err() == nil && err == nil {
+			err = s.node.Sync(t.Context(), []Entry{e})
+		}
+		done <- err
+	}()
+	go func() {
+		for id := range asks {
+			if s.edge.Send(bulwark.DialRequest{ID: uint64(id), Instance: e.Registration.Instance, Host: "a.org"}) != nil {
+				return // the edge's end tells why
+			}
+		}
+	}()
+	for range asks {
+		var reply bulwark.DialReply
+		files, err := s.edge.Receive(&reply)
+		if err != nil || reply.Error != "" {
+			t.Fatalf("%+v %v", reply, err)
+		}
+		fdpass.CloseAll(files)
+	}
+	stop()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
 }
 
 func TestNonsenseFromTheEdge(t *testing.T) {

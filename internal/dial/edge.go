@@ -19,13 +19,23 @@ const (
 	retryMost  = time.Second
 )
 
-// followEdge keeps one connection to the edge that is on duty. An edge that leaves is served on until it hangs up,
-// while its successor is sought already.
+// maxEdges is how many edges are served at once: more than replace each other in the time in which one leaves.
+const maxEdges = 16
+
+// followEdge keeps one connection waiting at the edge's socket. An edge that has none takes it and says so, and the next one waits:
+// so an edge that begins has dial at once, and one that leaves keeps it, whether it is this dial or its successor.
 func (s *server) followEdge(ctx context.Context) {
 	wait := retryFirst
+	room := make(chan struct{}, maxEdges)
 	for ctx.Err() == nil {
+		select {
+		case room <- struct{}{}:
+		case <-ctx.Done():
+			return
+		}
 		conn, err := fdpass.Dial(s.cfg.EdgePath)
 		if err != nil {
+			<-room
 			if wait >= retryMost {
 				s.cfg.Logger.Warn("the edge cannot be reached", "error", err)
 			}
@@ -34,9 +44,12 @@ func (s *server) followEdge(ctx context.Context) {
 			continue
 		}
 		began := time.Now()
-		next := make(chan struct{})
-		s.wg.Go(func() { s.serveEdge(ctx, conn, sync.OnceFunc(func() { close(next) })) })
-		<-next
+		taken := make(chan struct{})
+		s.wg.Go(func() {
+			defer func() { <-room }()
+			s.serveEdge(ctx, conn, sync.OnceFunc(func() { close(taken) }))
+		})
+		<-taken
 		// An edge that takes connections and drops them at once must not be asked in a tight loop.
 		if time.Since(began) > retryMost {
 			wait = retryFirst
@@ -46,11 +59,11 @@ func (s *server) followEdge(ctx context.Context) {
 	}
 }
 
-// serveEdge answers one edge until it hangs up. It calls leave when a successor should be sought.
-func (s *server) serveEdge(ctx context.Context, conn *fdpass.Conn, leave func()) {
+// serveEdge answers one edge until it hangs up. It calls taken when an edge has accepted conn, or none can any more.
+func (s *server) serveEdge(ctx context.Context, conn *fdpass.Conn, taken func()) {
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
-	defer leave()
+	defer taken()
 	defer conn.Close()
 	for {
 		var req bulwark.DialRequest
@@ -62,8 +75,8 @@ func (s *server) serveEdge(ctx context.Context, conn *fdpass.Conn, leave func())
 			}
 			return
 		}
-		if req.Leaving {
-			leave()
+		if req.Taken {
+			taken()
 			continue
 		}
 		s.dial(ctx, conn, req)
@@ -85,6 +98,11 @@ func (s *server) dial(ctx context.Context, conn *fdpass.Conn, req bulwark.DialRe
 	}
 	done := func(fd int, err error) {
 		s.wg.Go(func() {
+			if errors.Is(err, os.ErrClosed) { // since it was found it was registered anew, or forgotten
+				<-s.attempts
+				s.dial(ctx, conn, req)
+				return
+			}
 			defer func() { <-s.attempts }()
 			if err != nil {
 				s.cfg.Logger.Error("cannot make a socket", "instance", req.Instance, "error", err)

@@ -133,7 +133,7 @@ func stat(f *os.File, st *unix.Stat_t) error {
 	return control(f, func(fd int) error { return unix.Fstat(fd, st) })
 }
 
-// control runs do with f's descriptor, which cannot be closed and reused meanwhile.
+// control runs do with f's descriptor, which cannot be closed and reused meanwhile. The error is os.ErrClosed if it was closed before.
 func control(f *os.File, do func(fd int) error) error {
 	raw, err := f.SyscallConn()
 	if err != nil {
@@ -141,7 +141,7 @@ func control(f *os.File, do func(fd int) error) error {
 	}
 	var doErr error
 	if err := raw.Control(func(fd uintptr) { doErr = do(int(fd)) }); err != nil {
-		return err
+		return fmt.Errorf("%w: %w", os.ErrClosed, err) // which is all that keeps it from being run
 	}
 	return doErr
 }

@@ -161,7 +161,7 @@ func (s *certStore) tlsConfig() *tls.Config {
 func (e *edge) certsServer() *http.Server {
 	mux := http.NewServeMux()
 	mux.HandleFunc("PUT /certificates", func(w http.ResponseWriter, r *http.Request) { answer(w, e.putCertificates(r)) })
-	return privateServer(mux, e.cfg.Logger)
+	return privateServer(e.unlessLeft(mux), e.cfg.Logger)
 }
 
 func (e *edge) putCertificates(r *http.Request) error {

@@ -20,6 +20,9 @@ import (
 // forceHeader names the apps (ids, separated by commas) that a PUT /table may leave without instances.
 const forceHeader = "Bulwark-Force"
 
+// leftHeader is in every answer of an edge that another one has taken over from: it did nothing of what it was asked.
+const leftHeader = "Bulwark-Left"
+
 // defaultDrain is how long a drain waits if it does not say.
 const defaultDrain = 30 * time.Second
 
@@ -76,7 +79,21 @@ func (e *edge) controlServer() *http.Server {
 		reply(w, http.StatusOK, bulwark.Drained{Left: left})
 	})
 	mux.HandleFunc("GET /stats", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, e.stats()) })
-	return privateServer(mux, e.cfg.Logger)
+	return privateServer(e.unlessLeft(mux), e.cfg.Logger)
+}
+
+// unlessLeft answers only while this edge is the one that serves. A caller whose connection leads to one that only finishes what it
+// answers would have it take a table that its successor never sees, and say that an instance was drained which the successor still uses.
+func (e *edge) unlessLeft(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !e.leaving.Load() {
+			next.ServeHTTP(w, r)
+			return
+		}
+		w.Header().Set("Connection", "close")
+		w.Header().Set(leftHeader, "1")
+		answer(w, bulwark.Fail(bulwark.KindUnavailable, "Another edge has taken over.", "Connect again.", nil))
+	})
 }
 
 func (e *edge) putTable(r *http.Request) error {
@@ -137,6 +154,10 @@ func (e *edge) drain(r *http.Request) (int, error) {
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), timeout)
 	defer cancel()
+	select { // the edge before, which has the table of its last moment, still answers on connections that stand
+	case <-ctx.Done():
+	case <-time.After(time.Until(e.alone)):
+	}
 	return i.drain(ctx), nil
 }
 

@@ -30,7 +30,6 @@ type dialer struct {
 	arrived chan struct{} // closed when conn is there
 	pending map[uint64]waiting
 	next    uint64
-	leaving bool
 }
 
 // waiting is a request to dial that has no answer yet.
@@ -55,18 +54,15 @@ func (d *dialer) present() bool {
 	return d.conn != nil
 }
 
-// accept takes dial's connections; the newest serves.
+// accept takes one of dial's connections, and the next when that has ended. The others are left to the edges beside us: one that leaves
+// still needs dial for what it answers, and its successor does already.
 func (d *dialer) accept(ctx context.Context, l *net.UnixListener, uid uint32) {
 	stop := context.AfterFunc(ctx, func() { l.Close() })
 	defer stop()
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	defer d.leave()
-	for {
+	for ctx.Err() == nil {
 		sock, err := l.AcceptUnix()
 		if err != nil {
 			if errors.Is(err, net.ErrClosed) {
-				<-ctx.Done() // requests under way still use the connection
 				return
 			}
 			d.logger.Error("cannot accept dial", "error", err)
@@ -82,31 +78,23 @@ func (d *dialer) accept(ctx context.Context, l *net.UnixListener, uid uint32) {
 			sock.Close()
 			continue
 		}
-		conn := fdpass.New(sock)
-		if !d.welcome(conn) {
-			continue
-		}
-		wg.Go(func() {
-			stop := context.AfterFunc(ctx, func() { conn.Close() })
-			defer stop()
-			d.receive(conn)
-		})
+		d.serve(ctx, fdpass.New(sock))
 	}
 }
 
-// welcome makes conn the one that serves.
-func (d *dialer) welcome(conn *fdpass.Conn) bool {
+// serve uses conn until it ends.
+func (d *dialer) serve(ctx context.Context, conn *fdpass.Conn) {
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	if err := conn.Send(bulwark.DialRequest{Taken: true}); err != nil {
+		conn.Close() // it waited for us longer than its dial lived
+		return
+	}
 	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.leaving {
-		conn.Close() // dial goes on to our successor
-		return false
-	}
-	if d.conn == nil {
-		close(d.arrived)
-	}
 	d.conn, d.since = conn, time.Now()
-	return true
+	close(d.arrived)
+	d.mu.Unlock()
+	d.receive(conn)
 }
 
 // receive hands dial's answers to those who wait, until dial is gone.
@@ -154,17 +142,6 @@ func (d *dialer) lose(conn *fdpass.Conn) {
 			delete(d.pending, id)
 			w.answer <- dialed{why: dialAway}
 		}
-	}
-}
-
-// leave has dial look for our successor; what we still ask is still answered.
-func (d *dialer) leave() {
-	d.mu.Lock()
-	conn, before := d.conn, d.leaving
-	d.leaving = true
-	d.mu.Unlock()
-	if conn != nil && !before {
-		_ = conn.Send(bulwark.DialRequest{Leaving: true}) // if dial is gone it looks already
 	}
 }
 

@@ -76,8 +76,9 @@ const (
 	maxHeaderFields = 100
 	readHeaderTime  = 10 * time.Second
 	keepAliveTime   = 75 * time.Second
-	clientStallTime = 60 * time.Second // no byte moved to or from a client
-	farewellTime    = 2 * time.Second  // for which an edge that leaves waits for one more request on each idle connection
+	clientStallTime = 60 * time.Second           // no byte moved to or from a client
+	farewellTime    = 2 * time.Second            // for which an edge that leaves waits for one more request on each idle connection
+	handoverTime    = farewellTime + time.Second // and until it leaves, once its successor is there
 )
 
 // edge is one running edge.
@@ -93,6 +94,7 @@ type edge struct {
 	upgraded sync.WaitGroup // hijacked connections, which http.Server does not count
 	closing  context.Context
 	leaving  atomic.Bool  // another edge accepts now; each answer ends its connection
+	alone    time.Time    // when the edge before, if there was one, answers no request any more that it had not begun
 	open     atomic.Int64 // connections of clients that net/http counts
 	// httpsPort is what the address of a redirect has behind the host: ":8443", or nothing for the usual port.
 	httpsPort string
@@ -113,6 +115,9 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	e.tables = newTables(e.dialer)
 	e.certs = newCertStore()
+	if e.alone = time.Now(); len(cfg.Restored) > 0 {
+		e.alone = e.alone.Add(handoverTime)
+	}
 	e.restore()
 
 	var wg sync.WaitGroup
@@ -167,15 +172,19 @@ func (s *serving) run() error {
 	return bulwark.Fail(bulwark.KindInternal, "The edge cannot accept connections any more.", "", err)
 }
 
-// leave ends gracefully: the listeners first (the supervisor's copies stay open, a successor accepts on them), then
-// dial is told to look for the successor, then clients learn that their connections end, then requests finish.
+// leave ends gracefully: the listeners first (the supervisor's copies stay open, a successor accepts on them), then clients learn that
+// their connections end, then requests finish. Dial's socket stays open to the last: what is still answered needs dial, which may end too.
 func (e *edge) leave(servers []*serving, accepting *sync.WaitGroup, cancel context.CancelFunc) {
 	e.leaving.Store(true)
+	if e.cfg.Keeper != nil {
+		// Who is replaced is not heard; who got a signal from somebody else is followed by another at once.
+		if err := e.cfg.Keeper.Notify("STOPPING=1"); err != nil {
+			e.cfg.Logger.Error("cannot tell the supervisor", "error", err)
+		}
+	}
 	for _, s := range servers {
 		s.listener.Close()
 	}
-	e.cfg.Dial.Close()
-	e.dialer.leave()
 	accepting.Wait() // Shutdown does not wait for a connection that was accepted in this moment
 	e.farewell()
 	ctx, done := context.WithTimeout(context.Background(), e.cfg.Grace)

@@ -9,11 +9,14 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/bulwark-paas/bulwark"
+	"github.com/bulwark-paas/bulwark/internal/edge/edgecontrol"
 	"github.com/bulwark-paas/bulwark/internal/fdpass"
 )
 
@@ -169,6 +172,59 @@ func TestFarewell(t *testing.T) {
 	stop()
 }
 
+// TestEveryEdgeHasDial has the edge replaced twice in a moment, and then dial, while connections of clients to each of the three stand:
+// all of them answer what comes on those, for which each needs dial.
+func TestEveryEdgeHasDial(t *testing.T) {
+	r := newRig(t, nil)
+	l := tcp(t)
+	s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Connection", "close") })}
+	go s.Serve(l) // each request to it takes a connection of its own
+	defer s.Close()
+	r.serve("a.example.org", l.Addr().String())
+	ask := func(c *http.Client) *http.Response {
+		t.Helper()
+		resp, body := get(t, c, "https://a.example.org/")
+		if resp.StatusCode != http.StatusOK {
+			t.Errorf("%s %s", resp.Status, body)
+		}
+		return resp
+	}
+	var standing, leaving []*http.Client
+	var ended sync.WaitGroup
+	stop := r.stop
+	for range 3 {
+		asker := r.client(false)
+		ask(asker)
+		next := r.successor()
+		ended.Go(stop)
+		stop = next
+		for !ask(asker).Close {
+		}
+		standing = append(standing, leaving...)
+		leaving = nil
+		for range 4 {
+			c := r.client(false)
+			ask(c)
+			leaving = append(leaving, c)
+		}
+	}
+	r.dial.restart()
+	for _, c := range append(standing, leaving...) {
+		ask(c)
+	}
+	ended.Wait()
+	stop()
+}
+
+// An edge that is told to end says so before it waits for what it still answers: the supervisor starts the next one then.
+func TestLeavingIsSaid(t *testing.T) {
+	r := newRig(t, nil)
+	r.stop()
+	if want := []string{"READY=1", "STOPPING=1"}; !slices.Equal(r.keeper.said, want) {
+		t.Errorf("it said %q", r.keeper.said)
+	}
+}
+
 func TestSpoiltStoreIsLeftOut(t *testing.T) {
 	good, err := fdpass.Sealed("table", encodeTable(bulwark.Table{Generation: 7}))
 	if err != nil {
@@ -239,4 +295,46 @@ func TestSlowLogDropsAndNeverBlocks(t *testing.T) {
 	close(out)
 	cancel()
 	<-done
+}
+
+// What the server says while an edge leaves reaches the successor, although a connection to the one that leaves stands; and no instance is
+// said to be drained while the one that leaves may still begin requests to it.
+func TestControlReachesTheSuccessor(t *testing.T) {
+	r := newRig(t, nil)
+	old := r.serve("a.example.org", backend(t, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "old") }))
+	idle := r.client(false)
+	if _, body := get(t, idle, "https://a.example.org/"); body != "old" { // its connection stays, so that the edge waits for it
+		t.Fatal(body)
+	}
+	asker := r.client(false)
+	get(t, asker, "https://a.example.org/") // on a connection that leads to the one that leaves
+	control := edgecontrol.New(filepath.Join(r.dir, "control"))
+	defer control.Close()
+	if _, err := control.Table(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	stop := r.successor()
+	ended, began := make(chan struct{}), time.Now()
+	go func() { r.stop(); close(ended) }()
+	for { // its answers end their connections from the moment on in which it leaves; the idle connection it waits for
+		if resp, _ := get(t, asker, "https://a.example.org/"); resp.Close {
+			break
+		}
+	}
+	gone := r.table.Apps[old].Instances[0]
+	next := r.instance(backend(t, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "new") }))
+	r.table.Apps[old] = bulwark.Upstream{Name: "shop", Instances: []bulwark.InstanceID{next}}
+	r.table.Generation++
+	if err := control.PutTable(t.Context(), r.table); err != nil {
+		t.Fatal(err)
+	}
+	if _, body := get(t, r.client(false), "https://a.example.org/"); body != "new" {
+		t.Errorf("the successor answers %q", body)
+	}
+	left, err := control.Drain(t.Context(), gone, time.Minute)
+	if err != nil || left != 0 || time.Since(began) < farewellTime {
+		t.Errorf("%d requests are left, %v, after %s", left, err, time.Since(began))
+	}
+	<-ended
+	stop()
 }

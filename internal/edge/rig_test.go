@@ -70,6 +70,7 @@ type keeper struct {
 	mu    sync.Mutex
 	files map[string][]*os.File
 	fail  bool
+	said  []string
 }
 
 func (k *keeper) NotifyStore(name string, f *os.File) error {
@@ -98,7 +99,12 @@ func (k *keeper) NotifyRemove(name string) error {
 	return nil
 }
 
-func (k *keeper) Notify(string) error { return nil }
+func (k *keeper) Notify(state string) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.said = append(k.said, state)
+	return nil
+}
 
 // take gives all files to a successor.
 func (k *keeper) take() map[string][]*os.File {
@@ -124,6 +130,17 @@ type fakeDial struct {
 	made  atomic.Int64
 }
 
+func (d *fakeDial) start() {
+	ctx, cancel := context.WithCancel(context.Background())
+	d.stop = cancel
+	go d.follow(ctx)
+}
+
+func (d *fakeDial) restart() {
+	d.stop()
+	d.start()
+}
+
 func (d *fakeDial) set(id bulwark.InstanceID, addr string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -140,14 +157,14 @@ func (d *fakeDial) follow(ctx context.Context) {
 			}
 			continue
 		}
-		next := make(chan struct{})
-		go d.serve(ctx, c, sync.OnceFunc(func() { close(next) }))
-		<-next
+		taken := make(chan struct{})
+		go d.serve(ctx, c, sync.OnceFunc(func() { close(taken) }))
+		<-taken
 	}
 }
 
-func (d *fakeDial) serve(ctx context.Context, c *fdpass.Conn, leave func()) {
-	defer leave()
+func (d *fakeDial) serve(ctx context.Context, c *fdpass.Conn, taken func()) {
+	defer taken()
 	defer c.Close()
 	stop := context.AfterFunc(ctx, func() { c.Close() })
 	defer stop()
@@ -156,8 +173,8 @@ func (d *fakeDial) serve(ctx context.Context, c *fdpass.Conn, leave func()) {
 		if _, err := c.Receive(&req); err != nil {
 			return
 		}
-		if req.Leaving {
-			leave()
+		if req.Taken {
+			taken()
 			continue
 		}
 		d.mu.Lock()
@@ -284,10 +301,8 @@ func newRig(t testing.TB, change func(*Config)) *rig {
 	ctx, cancel := context.WithCancel(context.Background())
 	r.cancel, r.done = cancel, make(chan error, 1)
 	go func() { r.done <- Run(ctx, r.cfg) }()
-	dctx, dcancel := context.WithCancel(context.Background())
-	r.dial.stop = dcancel
-	go r.dial.follow(dctx)
-	t.Cleanup(func() { r.stop(); dcancel(); r.control.Close(); r.certs.Close() })
+	r.dial.start()
+	t.Cleanup(func() { r.stop(); r.dial.stop(); r.control.Close(); r.certs.Close() })
 	r.trust(newAuthority(t))
 	r.table = bulwark.Table{Routes: map[bulwark.HostName]bulwark.AppID{}, Apps: map[bulwark.AppID]bulwark.Upstream{}}
 	return r

@@ -17,7 +17,6 @@ import (
 	"github.com/bulwark-paas/bulwark"
 	"github.com/bulwark-paas/bulwark/internal/app"
 	"github.com/bulwark-paas/bulwark/internal/db"
-	"github.com/bulwark-paas/bulwark/internal/edge/edgecontrol"
 	"github.com/bulwark-paas/bulwark/internal/instance"
 	"github.com/bulwark-paas/bulwark/internal/node/nodeapi"
 	"github.com/bulwark-paas/bulwark/internal/release"
@@ -26,13 +25,21 @@ import (
 // Pusher keeps the edge's table in agreement with the rows.
 type Pusher struct {
 	db     *db.DB
-	edge   *edgecontrol.Client
+	edge   Edge
 	states Instances
 	domain bulwark.HostName
 	log    *slog.Logger
 
 	mu    sync.Mutex // held over a push: pushes are in order; guards plans
 	plans map[bulwark.AppID]plan
+}
+
+// Edge is what the pusher asks of the edge.
+type Edge interface {
+	Table(context.Context) (bulwark.Table, error)
+	// PutTable replaces the table; apps that lose their last instance have to be named.
+	PutTable(ctx context.Context, t bulwark.Table, emptied ...bulwark.AppID) error
+	Drain(ctx context.Context, id bulwark.InstanceID, within time.Duration) (left int, err error)
 }
 
 // Instances is what the node says.
@@ -42,7 +49,7 @@ type Instances interface {
 }
 
 // New makes a pusher.
-func New(d *db.DB, edge *edgecontrol.Client, states Instances, domain bulwark.HostName, log *slog.Logger) *Pusher {
+func New(d *db.DB, edge Edge, states Instances, domain bulwark.HostName, log *slog.Logger) *Pusher {
 	return &Pusher{db: d, edge: edge, states: states, domain: domain, log: log}
 }
 
@@ -73,18 +80,26 @@ func (p *Pusher) Sync(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	empty := Keep(have, want, rows)
-	if same(have, want) {
+	next, emptied, changed := Next(have, want, rows)
+	if !changed {
 		return nil
 	}
-	want.Generation = have.Generation + 1
-	return p.edge.PutTable(ctx, want, empty...)
+	return p.edge.PutTable(ctx, next, emptied...)
 }
 
-// Keep leaves an app the instances that the edge has when none is healthy now though some should run: a set of
-// instances is not swapped for an empty one. Those that should end are not kept. It returns the apps that lose their
-// last instance because their owners will it so.
-func Keep(have, want bulwark.Table, rows []instance.Row) (emptied []bulwark.AppID) {
+// Next decides what the edge is told: the table that follows the one it has, and the apps that lose their last instance because their
+// owners will it so. An app keeps the instances that the edge has when none is healthy now though some should run: a set of instances
+// is not swapped for an empty one. Those that should end are not kept. want is changed.
+func Next(have, want bulwark.Table, rows []instance.Row) (next bulwark.Table, emptied []bulwark.AppID, changed bool) {
+	emptied = keep(have, want, rows)
+	if same(have, want) {
+		return have, nil, false
+	}
+	want.Generation = have.Generation + 1
+	return want, emptied, true
+}
+
+func keep(have, want bulwark.Table, rows []instance.Row) (emptied []bulwark.AppID) {
 	should, wanted := map[bulwark.AppID]bool{}, map[bulwark.InstanceID]bool{}
 	for _, r := range rows {
 		if r.Want && r.Process == bulwark.ProcessWeb {

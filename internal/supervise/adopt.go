@@ -57,7 +57,8 @@ func (u *unit) adopt(pid int, meant func(started uint64) bool, left leftState) {
 
 // follow watches a process that is not our child: its exit status is for init, but its pidfd tells the end.
 func follow(pid, pidfd int, started uint64) *child {
-	c := &child{pid: pid, started: started, since: time.Now(), adopted: true, ready: make(chan struct{}), done: make(chan struct{})}
+	c := &child{pid: pid, started: started, since: time.Now(), adopted: true, ready: make(chan struct{}), done: make(chan struct{}),
+		leaving: make(chan struct{})}
 	c.markReady()
 	f := os.NewFile(uintptr(pidfd), "pidfd") // does not block, so the run-time's poller waits, not a thread
 	c.signal = func(sig syscall.Signal) error {

@@ -76,14 +76,15 @@ func sendStore(path, name string, f *os.File) error {
 
 // info is what a played process says of itself.
 type info struct {
-	PID    int               `json:"pid"`
-	Env    []string          `json:"env"`
-	Dir    string            `json:"dir"`
-	Args   []string          `json:"args"`
-	Status map[string]string `json:"status"`
-	Umask  string            `json:"umask"`
-	FDs    []string          `json:"fds"`    // LISTEN_FDNAMES, in order
-	Stored map[string]string `json:"stored"` // content by name
+	Network string            `json:"network"` // its namespace
+	PID     int               `json:"pid"`
+	Env     []string          `json:"env"`
+	Dir     string            `json:"dir"`
+	Args    []string          `json:"args"`
+	Status  map[string]string `json:"status"`
+	Umask   string            `json:"umask"`
+	FDs     []string          `json:"fds"`    // LISTEN_FDNAMES, in order
+	Stored  map[string]string `json:"stored"` // content by name
 }
 
 // player is a process that listens on "http".
@@ -135,6 +136,7 @@ func playProcess() {
 	// was called (net/http, conn.serve). Each connection gets its answer and is closed then.
 	close(serve.stop)
 	l.Close()
+	_ = notifier.Notify("STOPPING=1") // the supervisor may be gone
 	<-serve.stopped
 	srv.SetKeepAlivesEnabled(false)
 	open.Wait()
@@ -181,6 +183,7 @@ func (p *player) routes() http.Handler {
 func (p *player) info() info {
 	i := info{PID: os.Getpid(), Env: os.Environ(), Args: os.Args, Status: map[string]string{}, Stored: map[string]string{}}
 	i.Dir, _ = os.Getwd()
+	i.Network, _ = os.Readlink("/proc/self/ns/net")
 	b, _ := os.ReadFile("/proc/self/status")
 	for line := range strings.Lines(string(b)) {
 		if k, v, ok := strings.Cut(line, ":"); ok {

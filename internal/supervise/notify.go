@@ -19,8 +19,8 @@ const (
 // message is what a process told the supervisor (sd_notify(3)). MAINPID and the rest of the protocol are not heard: a
 // process does not choose who the supervisor takes for it.
 type message struct {
-	ready, store, remove bool
-	name                 string
+	ready, stopping, store, remove bool
+	name                           string
 }
 
 func parseMessage(b []byte) message {
@@ -30,6 +30,8 @@ func parseMessage(b []byte) message {
 		switch key {
 		case "READY":
 			m.ready = value == "1"
+		case "STOPPING":
+			m.stopping = value == "1"
 		case "FDSTORE":
 			m.store = value == "1"
 		case "FDSTOREREMOVE":
@@ -137,6 +139,9 @@ func (u *unit) take(pid int, m message, fds []int) bool {
 	if m.ready {
 		u.children[i].markReady()
 		u.firstOnce.Do(func() { close(u.firstReady) })
+	}
+	if m.stopping {
+		u.children[i].markLeaving()
 	}
 	return changed
 }

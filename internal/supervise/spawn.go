@@ -30,11 +30,15 @@ type child struct {
 	readyOnce sync.Once
 	done      chan struct{} // closed when it has ended
 	reason    string        // how; valid after done
+	leaving   chan struct{} // closed by STOPPING=1
+	leaveOnce sync.Once
 
 	retiring bool // under the unit's mu: it was told to stop, and may not store any more
 }
 
 func (c *child) markReady() { c.readyOnce.Do(func() { close(c.ready) }) }
+
+func (c *child) markLeaving() { c.leaveOnce.Do(func() { close(c.leaving) }) }
 
 func (c *child) isReady() bool { return closed(c.ready) }
 
@@ -73,6 +77,9 @@ func (u *unit) spawn() (*child, error) {
 			Setsid: true, AmbientCaps: u.spec.Caps,
 			Credential: &syscall.Credential{Uid: u.spec.User, Gid: u.spec.User, Groups: []uint32{}},
 		},
+	}
+	if u.spec.Apart {
+		c.Attr.Cloneflags = syscall.CLONE_NEWNET
 	}
 	p, err := startConfined(u.spec, c)
 	if err != nil {
@@ -177,7 +184,7 @@ func confineThread(spec Spec) error {
 
 // watch follows a process that we started.
 func watch(p *process.Process) *child {
-	c := &child{pid: p.PID(), since: time.Now(), ready: make(chan struct{}), done: make(chan struct{})}
+	c := &child{pid: p.PID(), since: time.Now(), ready: make(chan struct{}), done: make(chan struct{}), leaving: make(chan struct{})}
 	c.signal = func(sig syscall.Signal) error { return p.Signal(sig) }
 	// It is not reaped before Wait below, so the number is still its own.
 	c.started, _ = startTime(c.pid)

@@ -28,6 +28,8 @@ type Spec struct {
 	Privileged bool
 	// Prompt has it run soon when it has something to do, for turns that are short: requests go through it.
 	Prompt bool
+	// Apart has it begin in an empty network namespace of its own, where it reaches nothing: what it serves or enters it is handed.
+	Apart bool
 	// Threads bounds threads and processes of the user, 0 for no bound.
 	Threads uint64
 
@@ -66,6 +68,9 @@ func (s Spec) valid() error {
 	}
 	if (s.User == 0) != s.Privileged {
 		return bad("root and only root is privileged")
+	}
+	if s.Apart && s.Privileged {
+		return bad("root leaves any network namespace")
 	}
 	seen := map[string]bool{}
 	for _, l := range s.Listeners {
@@ -139,16 +144,16 @@ func Table(inst *install.Installation, x Extra) []Spec {
 			Listeners: []Listener{unixSocket("verbs", install.NodeVerbs)}},
 		// dial enters network namespaces, which takes CAP_SYS_ADMIN, and has nothing else. Its store holds one
 		// namespace per instance; a process can be handed 1024 descriptors in all (fdpass).
-		{Name: "dial", User: inst.User(install.Dial), Caps: []uintptr{unix.CAP_SYS_ADMIN}, Threads: 512, Store: 1000,
+		{Name: "dial", Apart: true, User: inst.User(install.Dial), Caps: []uintptr{unix.CAP_SYS_ADMIN}, Threads: 512, Store: 1000,
 			Listeners: []Listener{packets("node", install.DialNode)}},
 		{Name: "egress", User: inst.User(install.Egress), Threads: 512, Env: certs, Store: 256,
 			Listeners: []Listener{packets("control", install.EgressControl)}},
 		{Name: "resolver", User: inst.User(install.Resolver), Threads: 512, Store: 256,
 			Listeners: []Listener{packets("control", install.ResolverControl)}},
-		{Name: "server", User: inst.User(install.Server), Threads: 4096, Store: 16, Grace: 30 * time.Second,
+		{Name: "server", Apart: true, User: inst.User(install.Server), Threads: 4096, Store: 16, Grace: 30 * time.Second,
 			Listeners: []Listener{operator("api", "--api-port", inst.Ports.API), operator("ssh", "--ssh-port", inst.Ports.SSH)}},
 		// The edge drains for up to 30 s.
-		{Name: "edge", Prompt: true, User: inst.User(install.Edge), Threads: 1024, Store: 16, Overlap: true, Grace: 40 * time.Second,
+		{Name: "edge", Apart: true, Prompt: true, User: inst.User(install.Edge), Threads: 1024, Store: 16, Overlap: true, Grace: 40 * time.Second,
 			Listeners: []Listener{
 				public("https", "--https-port", inst.Ports.HTTPS), public("http", "--http-port", inst.Ports.HTTP),
 				unixSocket("control", install.EdgeControl), unixSocket("certs", install.EdgeCerts), packets("dial", install.EdgeDial),

@@ -28,6 +28,7 @@ func TestChildHasNoMoreThanItNeeds(t *testing.T) {
 	edge, dial, node := b.spec("edge", b.inst.User(install.Edge)), b.spec("dial", b.inst.User(install.Dial)), b.spec("node", 0)
 	dial.Caps = []uintptr{unix.CAP_SYS_ADMIN}
 	edge.Threads = 600
+	edge.Apart = true
 	edge.Env = []string{"EXTRA=1"}
 	b.specs = []Spec{node, dial, edge}
 	b.run()
@@ -54,6 +55,13 @@ func TestChildHasNoMoreThanItNeeds(t *testing.T) {
 	const none, admin = "0000000000000000", "0000000000200000"
 	check("edge", b.inst.User(install.Edge), none, none, "1")
 	check("dial", b.inst.User(install.Dial), admin, admin, "1")
+	host, err := os.Readlink("/proc/thread-self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e, d := b.info("edge").Network, b.info("dial").Network; e == host || e == "" || d != host {
+		t.Errorf("edge is in %s and dial in %s, the host's network is %s", e, d, host)
+	}
 	self, _ := os.ReadFile("/proc/self/status")
 	full := strings.TrimSpace(strings.SplitN(strings.SplitN(string(self), "CapEff:", 2)[1], "\n", 2)[0])
 	check("node", 0, full, full, "0")
@@ -248,6 +256,45 @@ func TestOverlapRestartDropsNothing(t *testing.T) {
 		t.Fatalf("after the restart: %+v", i)
 	}
 	t.Logf("%d requests over 5 restarts", requests)
+}
+
+// TestOverlapFollowsOneThatLeaves has a process leave that nobody here told to, and that has long to do: the next one does not wait for it.
+func TestOverlapFollowsOneThatLeaves(t *testing.T) {
+	b := newBed(t)
+	edge := b.spec("edge", b.inst.User(install.Edge))
+	edge.Overlap = true
+	b.specs = []Spec{edge}
+	b.run()
+	old := b.info("edge").PID
+	body, feed := net.Pipe()
+	slow := make(chan error, 1)
+	go func() {
+		r, err := b.client.Post("http://"+b.addr["edge"]+"/slow", "text/plain", body)
+		if err == nil {
+			r.Body.Close()
+		}
+		slow <- err
+	}()
+	if _, err := feed.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	stop := b.load("edge")
+	if err := syscall.Kill(old, syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	b.until("edge", "running", func(s Status) bool { return s.State == "running" && s.PID != old })
+	now := b.info("edge").PID
+	if requests, err := stop(); err != nil || requests == 0 || now == old {
+		t.Fatalf("%d requests, process %d after %d: %v", requests, now, old, err)
+	}
+	if n := len(b.running("edge")); n != 2 {
+		t.Fatalf("%d processes run, so the old one did not end its work", n)
+	}
+	feed.Close()
+	if err := <-slow; err != nil {
+		t.Fatal(err)
+	}
+	b.until("edge", "alone", func(s Status) bool { return len(b.running("edge")) == 1 && s.Restarts == 1 })
 }
 
 func TestOverlapRestartThatFailsChangesNothing(t *testing.T) {

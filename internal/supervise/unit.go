@@ -123,11 +123,14 @@ func (u *unit) loop() {
 	again := time.NewTimer(0)
 	defer again.Stop()
 	for {
-		var ended <-chan struct{}
+		var ended, leaving <-chan struct{}
 		var due <-chan time.Time
 		cur := u.current()
 		if cur != nil {
 			ended = cur.done
+			if u.spec.Overlap {
+				leaving = cur.leaving
+			}
 		} else {
 			again.Reset(u.s.cfg.Backoff.wait(u.short))
 			due = again.C
@@ -135,6 +138,8 @@ func (u *unit) loop() {
 		select {
 		case <-ended:
 			u.ended(cur)
+		case <-leaving:
+			u.departs(cur)
 		case <-due:
 			u.start()
 		case r := <-u.requests:
@@ -211,18 +216,32 @@ func (u *unit) start() *child {
 
 // ended notes the end of the process that served.
 func (u *unit) ended(c *child) {
-	life := time.Since(c.since)
-	u.s.log.Warn("ended", "process", u.spec.Name, "pid", c.pid, "reason", c.reason, "life", life.Round(time.Millisecond))
+	u.noteEnd(c, c.reason)
 	u.mu.Lock()
+	u.forgetLocked(c)
+	u.mu.Unlock()
+	u.saved()
+}
+
+// departs notes that the process that served accepts no connection any more, although nobody here told it to stop: what has come in since
+// waits for the next one, which need not wait for its end.
+func (u *unit) departs(c *child) {
+	u.noteEnd(c, "left on a signal of somebody else's")
+	u.retire(c)
+}
+
+// noteEnd books one life.
+func (u *unit) noteEnd(c *child, reason string) {
+	life := time.Since(c.since)
+	u.s.log.Warn("ended", "process", u.spec.Name, "pid", c.pid, "reason", reason, "life", life.Round(time.Millisecond))
+	u.mu.Lock()
+	defer u.mu.Unlock()
 	if life >= u.s.cfg.Backoff.Reset {
 		u.short = 0
 	}
 	u.short++
 	u.restarts++
-	u.lastExit = c.reason
-	u.forgetLocked(c)
-	u.mu.Unlock()
-	u.saved()
+	u.lastExit = reason
 }
 
 func (u *unit) forgetLocked(c *child) {
