@@ -26,6 +26,9 @@ type Cron struct {
 	jobs map[bulwark.AppID]promotedJobs // of the releases that serve
 
 	wake chan struct{}
+
+	mu    sync.Mutex                    // guards what follows
+	began map[bulwark.InstanceID]uint64 // how many of the node's lists were seen when a run began, of those that this server began
 }
 
 // promotedJobs are the jobs of a release.
@@ -42,7 +45,7 @@ const (
 
 // NewCron makes the scheduler; it sees instances through m.
 func NewCron(m *Manager, log *slog.Logger) *Cron {
-	return &Cron{m: m, log: log, now: time.Now, jobs: map[bulwark.AppID]promotedJobs{}, wake: make(chan struct{}, 1)}
+	return &Cron{m: m, log: log, now: time.Now, jobs: map[bulwark.AppID]promotedJobs{}, began: map[bulwark.InstanceID]uint64{}, wake: make(chan struct{}, 1)}
 }
 
 // Run runs jobs until ctx ends.
@@ -160,25 +163,93 @@ func (c *Cron) advance(ctx context.Context, wg *sync.WaitGroup) {
 		c.log.Error("cron runs cannot be read", "error", err)
 		return
 	}
-	mine := map[bulwark.InstanceID]bool{}
+	heard := c.heard() // before the list is read, which may be newer then, and never older
+	for _, d := range cronDecisions(active, c.m.Once(""), heard, c.now()) {
+		c.m.do(wg, d.id, func() { c.carryOut(ctx, d) })
+	}
+}
+
+// cronDecision is what is to be done about a run, or about an instance of none.
+type cronDecision struct {
+	id   bulwark.InstanceID
+	what cronAction
+	run  CronRun
+	seen nodeapi.Instance
+}
+
+// cronAction is what a run needs.
+type cronAction int
+
+const (
+	cronStart cronAction = iota
+	cronFinish
+	cronLose // its instance is nowhere
+	cronStop // the instance of a run that is over
+)
+
+// cronDecisions is what is to be done about all runs: a pure function of those that are not over, of what runs once as the node says, of
+// of whether the node has said anything since the server's start, or since a run's, and of the time.
+func cronDecisions(active []CronRun, once []nodeapi.Instance, heard func(since bulwark.InstanceID) bool, now time.Time) (out []cronDecision) {
+	mine, seen, busy := map[bulwark.InstanceID]bool{}, map[bulwark.InstanceID]nodeapi.Instance{}, map[cronJob]bulwark.InstanceID{}
 	for _, r := range active {
 		mine[r.ID] = true
-		i, seen := c.m.State(r.ID)
-		switch {
-		case r.State == CronWaiting:
-			c.m.do(wg, r.ID, func() { c.start(ctx, r) })
-		case seen && i.Phase.Over():
-			c.m.do(wg, r.ID, func() { c.finish(ctx, r, i.ExitCode, i.Reason) })
-		case !seen && c.m.knows() && c.now().Sub(r.Started).Abs() > seenFor: // on either side: the clock may have been set back since
-			c.m.do(wg, r.ID, func() {
-				c.finish(ctx, r, -1, "it was lost with the machine's or the engine's restart, or its app was destroyed")
-			})
+	}
+	for _, i := range once {
+		if i.Kind != nodeapi.KindJob {
+			continue
+		}
+		if seen[i.Instance] = i; !mine[i.Instance] {
+			out = append(out, cronDecision{id: i.Instance, what: cronStop})
+		}
+		if !i.Phase.Over() {
+			busy[cronJob{i.App, i.Process}] = i.Instance
 		}
 	}
-	for _, i := range c.m.Once("") {
-		if i.Kind == nodeapi.KindJob && !mine[i.Instance] {
-			c.m.do(wg, i.Instance, func() { c.stray(ctx, i.Instance) })
+	for _, r := range active {
+		i, ok := seen[r.ID]
+		other, taken := busy[cronJob{r.App, r.Job}]
+		switch {
+		case r.State == CronWaiting:
+			// What an earlier run left behind still works, or may: who comes up does not know before the node has said so.
+			if taken && other != r.ID || !heard("") && now.Sub(r.Due).Abs() < startFor {
+				continue
+			}
+			out = append(out, cronDecision{r.ID, cronStart, r, i})
+		case ok && i.Phase.Over():
+			out = append(out, cronDecision{r.ID, cronFinish, r, i})
+		case !ok && heard(r.ID) && now.Sub(r.Started).Abs() > seenFor: // on either side: the clock may have been set back since
+			out = append(out, cronDecision{r.ID, cronLose, r, i})
 		}
+	}
+	return out
+}
+
+// heard returns what tells whether the node has said what runs since a run began, or, for a run of an earlier server or none, since the start.
+func (c *Cron) heard() func(bulwark.InstanceID) bool {
+	lists := c.m.lists()
+	return func(since bulwark.InstanceID) bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return lists > c.began[since]
+	}
+}
+
+// cronJob is a job of an app.
+type cronJob struct {
+	app bulwark.AppID
+	job bulwark.ProcessType
+}
+
+func (c *Cron) carryOut(ctx context.Context, d cronDecision) {
+	switch d.what {
+	case cronStart:
+		c.start(ctx, d.run)
+	case cronFinish:
+		c.finish(ctx, d.run, d.seen.ExitCode, d.seen.Reason)
+	case cronLose:
+		c.finish(ctx, d.run, -1, "it was lost with the machine's or the engine's restart, or its app was destroyed")
+	case cronStop:
+		c.stray(ctx, d.id)
 	}
 }
 
@@ -198,6 +269,9 @@ func (c *Cron) start(ctx context.Context, r CronRun) {
 	case ctx.Err() != nil:
 	case err == nil:
 		r.State, r.Started = CronRunning, c.now()
+		c.mu.Lock()
+		c.began[r.ID] = c.m.lists()
+		c.mu.Unlock()
 		c.write(ctx, r)
 	case bulwark.KindOf(err) == bulwark.KindUnavailable && c.now().Sub(r.Due) < startFor:
 		c.log.Debug("a cron run waits for the node", "job", r.Job, "error", err)
@@ -220,6 +294,9 @@ func (c *Cron) finish(ctx context.Context, r CronRun, code int, reason string) {
 	if r.Started.IsZero() {
 		r.Started = r.Ended
 	}
+	c.mu.Lock()
+	delete(c.began, r.ID)
+	c.mu.Unlock()
 	c.write(ctx, r)
 }
 

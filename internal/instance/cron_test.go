@@ -299,6 +299,7 @@ func TestCronRefused(t *testing.T) {
 	w.node.refuse = bulwark.Failf(bulwark.KindForbidden, "The image was tampered with.")
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
+	wg.Go(func() { w.m.Run(ctx, nil) })
 	wg.Go(func() { w.cron().Run(ctx) })
 	defer wg.Wait()
 	defer cancel()
@@ -306,5 +307,43 @@ func TestCronRefused(t *testing.T) {
 	runs, err := CronRuns(ctx, w.db.Reader(), w.app.ID)
 	if err != nil || runs[0].Code != -1 || runs[0].Reason != "The image was tampered with." {
 		t.Error(runs, err)
+	}
+}
+
+// What is done about a run depends on what the node has said since it began, and on what else of its job works.
+func TestCronDecisions(t *testing.T) {
+	now := time.Date(2026, 3, 1, 3, 30, 0, 0, time.UTC)
+	run := func(state CronState, due, started time.Time) CronRun {
+		return CronRun{ID: "ins_mine", App: "app_x", Job: "cleanup", State: state, Due: due, Started: started}
+	}
+	instance := func(id bulwark.InstanceID, phase nodeapi.Phase) nodeapi.Instance {
+		return nodeapi.Instance{Instance: id, App: "app_x", Process: "cleanup", Kind: nodeapi.KindJob, Phase: phase}
+	}
+	long := now.Add(-time.Hour)
+	for what, c := range map[string]struct {
+		run   CronRun
+		once  []nodeapi.Instance
+		heard bool
+		want  []cronAction
+	}{
+		"it is due":                                    {run(CronWaiting, now, time.Time{}), nil, true, []cronAction{cronStart}},
+		"nothing is known yet":                         {run(CronWaiting, now, time.Time{}), nil, false, nil},
+		"nothing is known for long":                    {run(CronWaiting, long, time.Time{}), nil, false, []cronAction{cronStart}},
+		"what an earlier run left works":               {run(CronWaiting, now, time.Time{}), []nodeapi.Instance{instance("ins_other", nodeapi.PhaseHealthy)}, true, []cronAction{cronStop}},
+		"what an earlier run left is over":             {run(CronWaiting, now, time.Time{}), []nodeapi.Instance{instance("ins_other", nodeapi.PhaseExited)}, true, []cronAction{cronStop, cronStart}},
+		"it was started, and nobody heard":             {run(CronWaiting, now, time.Time{}), []nodeapi.Instance{instance("ins_mine", nodeapi.PhaseHealthy)}, true, []cronAction{cronStart}},
+		"it works":                                     {run(CronRunning, long, long), []nodeapi.Instance{instance("ins_mine", nodeapi.PhaseHealthy)}, true, nil},
+		"it is over":                                   {run(CronRunning, long, long), []nodeapi.Instance{instance("ins_mine", nodeapi.PhaseExited)}, true, []cronAction{cronFinish}},
+		"the node shows it nowhere":                    {run(CronRunning, long, long), nil, true, []cronAction{cronLose}},
+		"the node shows it nowhere, and it just began": {run(CronRunning, now, now), nil, true, nil},
+		"the node has said nothing since it began":     {run(CronRunning, long, long), nil, false, nil},
+	} {
+		var got []cronAction
+		for _, d := range cronDecisions([]CronRun{c.run}, c.once, func(bulwark.InstanceID) bool { return c.heard }, now) {
+			got = append(got, d.what)
+		}
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%s: %v, not %v", what, got, c.want)
+		}
 	}
 }

@@ -206,7 +206,7 @@ func (h *history) step() {
 // hear has the node's list arrive at the server, which tells the edge.
 func (h *history) hear() {
 	h.m.seen = maps.Clone(h.node)
-	h.m.known = true
+	h.m.heard++
 	(*modelEdge)(h).follow()
 }
 
@@ -218,7 +218,7 @@ func (h *history) look() {
 	if !h.faults || h.chance(80) {
 		h.hear()
 	}
-	if !h.m.known {
+	if h.m.heard == 0 {
 		return
 	}
 	rows, err := Rows(h.t.Context(), h.db.Reader(), "")
@@ -499,14 +499,14 @@ func (e *modelEdge) Drain(context.Context, bulwark.InstanceID, time.Duration) er
 	return nil
 }
 
-// follow makes the table of the rows and of what is healthy, as route.Table and route.Keep do.
+// follow makes the table of the rows and of what is healthy, as route.Table and route.Next do.
 func (e *modelEdge) follow() {
 	h := (*history)(e)
 	rows, err := Rows(h.t.Context(), h.db.Reader(), "")
 	must(h.t, err)
 	a, err := app.ByID(h.t.Context(), h.db.Reader(), h.app.ID)
 	must(h.t, err)
-	if !h.m.known {
+	if h.m.heard == 0 {
 		return // as the pusher, which knows the node's list first
 	}
 	next, kept := map[bulwark.InstanceID]bool{}, map[bulwark.InstanceID]bool{}

@@ -56,7 +56,7 @@ type Manager struct {
 
 	mu      sync.Mutex // guards what follows
 	seen    map[bulwark.InstanceID]nodeapi.Instance
-	known   bool // the node's list was seen since the start
+	heard   uint64 // how many lists of the node's were seen since the start
 	busy    map[bulwark.InstanceID]bool
 	changed chan struct{}
 }
@@ -108,7 +108,7 @@ func (m *Manager) listen(ctx context.Context) {
 			for _, i := range all {
 				m.seen[i.Instance] = i
 			}
-			m.known = true
+			m.heard++
 			close(m.changed)
 			m.changed = make(chan struct{})
 			m.mu.Unlock()
@@ -142,10 +142,7 @@ func (m *Manager) Changed() <-chan struct{} {
 
 // reconcile begins what must be done; each instance is worked on by one goroutine at a time.
 func (m *Manager) reconcile(ctx context.Context, wg *sync.WaitGroup) {
-	m.mu.Lock()
-	known := m.known
-	m.mu.Unlock()
-	if !known {
+	if m.lists() == 0 {
 		return // an empty list that was never filled says nothing about what runs
 	}
 	rows, err := Rows(ctx, m.db.Reader(), "")
@@ -330,7 +327,10 @@ func (m *Manager) end(ctx context.Context, r Row) {
 			return
 		}
 		if err := m.edge.Drain(ctx, r.ID, drainTime); err != nil {
+			// As above; it may be in the table of an edge that has just begun with an older one.
 			m.log.Warn("an instance was not drained", "instance", r.ID, "error", err)
+			_ = m.rest(ctx, time.Second)
+			return
 		}
 	}
 	if m.stop(ctx, r.ID, Grace) {

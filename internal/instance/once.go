@@ -28,9 +28,9 @@ func (m *Manager) Once(id bulwark.AppID) []nodeapi.Instance {
 	return out
 }
 
-// knows tells whether the node's list was seen since the start.
-func (m *Manager) knows() bool {
+// lists tells how many lists of the node's were seen since the start.
+func (m *Manager) lists() uint64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.known
+	return m.heard
 }

@@ -23,6 +23,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/typeurl/v2"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"google.golang.org/grpc"
 
 	"github.com/bulwark-paas/bulwark"
 	"github.com/bulwark-paas/bulwark/internal/instance/driver"
@@ -56,7 +57,8 @@ const (
 
 // Open connects to containerd; it waits until containerd answers or ctx ends.
 func Open(ctx context.Context, c Config) (*Driver, error) {
-	cl, err := client.New(c.Socket, client.WithDefaultNamespace(Namespace), client.WithTimeout(30*time.Second))
+	cl, err := client.New(c.Socket, client.WithDefaultNamespace(Namespace), client.WithTimeout(30*time.Second),
+		client.WithExtraDialOpts([]grpc.DialOption{grpc.WithConnectParams(reconnect), grpc.WithChainUnaryInterceptor(patient)}))
 	if err != nil {
 		return nil, fmt.Errorf("containerd: %w", err)
 	}
@@ -93,7 +95,8 @@ func (d *Driver) runtime(sandbox bool) *runcoptions.Options {
 	return o
 }
 
-// Run creates and starts a container from a whole OCI spec. Instances go through Start; the node's builders come here.
+// Run creates and starts a container from a whole OCI spec. Instances go through Start; the node's builders come here. While the engine
+// is started again it waits; KindUnavailable if that takes long, or if the engine went away in the middle.
 func (d *Driver) Run(ctx context.Context, id string, spec *specs.Spec, o Options) (pid int, err error) {
 	ctx = namespaces.WithNamespace(ctx, Namespace)
 	container, err := d.client.NewContainer(ctx, id,
@@ -105,13 +108,13 @@ func (d *Driver) Run(ctx context.Context, id string, spec *specs.Spec, o Options
 			return err
 		})
 	if err != nil {
-		return 0, fmt.Errorf("containerd: cannot create: %w", err)
+		return 0, failed(fmt.Errorf("containerd: cannot create: %w", err))
 	}
 	defer func() {
 		if err != nil {
-			clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+			clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), awayTime+10*time.Second)
 			defer cancel()
-			err = errors.Join(err, d.remove(clean, id))
+			err = failed(errors.Join(err, d.remove(clean, id)))
 		}
 	}()
 	create := o.IO
