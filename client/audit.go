@@ -46,6 +46,12 @@ type AuditChain struct {
 	Head  []byte   `json:"head" doc:"DSSE envelope"`
 }
 
+// Witnessed is a checkpoint that somebody outside has signed for, too.
+type Witnessed struct {
+	Witness string `json:"witness" maxLength:"400" doc:"key that verifies the cosignature, NAME+HASH+KEY"`
+	Note    []byte `json:"note" maxLength:"16384" doc:"the checkpoint with the node's signature and the witness's, C2SP tlog-cosignature"`
+}
+
 // Audit lists entries about an app, or all if it is empty, since a time; the newest first.
 func (c *Client) Audit(ctx context.Context, app bulwark.AppName, since time.Time, most int) ([]AuditEntry, error) {
 	path := "/audit"
@@ -73,6 +79,16 @@ func (c *Client) AuditConsistency(ctx context.Context, from, to uint64) ([][]byt
 // AuditChain returns links of the node's chain after a place.
 func (c *Client) AuditChain(ctx context.Context, after uint64) (AuditChain, error) {
 	return ask[AuditChain](ctx, c, http.MethodGet, "/audit/chain?after="+decimal(after), nil)
+}
+
+// Witnessed returns where witnesses saw the log stand.
+func (c *Client) Witnessed(ctx context.Context) ([]Witnessed, error) {
+	return ask[[]Witnessed](ctx, c, http.MethodGet, "/audit/witnessed", nil)
+}
+
+// Witness has the server keep what a witness signed.
+func (c *Client) Witness(ctx context.Context, w Witnessed) error {
+	return c.call(ctx, http.MethodPost, "/audit/witnessed", w, nil)
 }
 
 // AuditTile returns hashes of the log (C2SP tlog-tiles): width of them, 0 for a full tile.

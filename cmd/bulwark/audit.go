@@ -22,6 +22,8 @@ type auditFlags struct {
 	onlyNew     bool
 	offline     string
 	checkpoints []string
+	witnesses   []string
+	within      time.Duration
 }
 
 func (c *cli) auditCommand() *cobra.Command {
@@ -38,13 +40,15 @@ The exit code is 1 if anything does not hold. --new reads only what came since t
 	verify.Flags().BoolVar(&f.onlyNew, "new", false, "read only what came since it was checked last")
 	verify.Flags().StringVar(&f.offline, "offline", "", "check the export in this folder")
 	verify.Flags().StringArrayVar(&f.checkpoints, "checkpoint", nil, "hold the log to a checkpoint that was kept elsewhere")
+	verify.Flags().StringArrayVar(&f.witnesses, "witness", nil, "hold the log to what the witness with this key saw; see bulwark audit witness")
+	verify.Flags().DurationVar(&f.within, "within", 48*time.Hour, "how old a witness's word may be")
 	checkpoint := command("checkpoint", "Print where the log stands, signed by the node, to keep it elsewhere",
 		"  $ bulwark audit checkpoint > paper.txt", exactly(0, ""), func(ctx context.Context, _ []string) error { return c.printCheckpoint(ctx) })
 	export := command("export DIR", "Write the log, and all that it takes to check it, into a folder", "  $ bulwark audit export audit-2026-03",
 		exactly(1, "the folder that is to be made"), func(ctx context.Context, args []string) error { return c.exportAudit(ctx, args[0]) })
 	export.Long = `Writes the log as tiles (C2SP tlog-tiles), the signed checkpoint, the keys and the node's chain. Tools that are not ours
 check it too: golang.org/x/mod's note and tlog, and Tessera's fsck. docs/audit.md says how.`
-	cmd := group("audit [APP]", "Show who did what, from where, and what came of it", "  $ bulwark audit shop --since 1d\n  $ bulwark audit verify", nil, verify, checkpoint, export)
+	cmd := group("audit [APP]", "Show who did what, from where, and what came of it", "  $ bulwark audit shop --since 1d\n  $ bulwark audit verify", nil, verify, checkpoint, export, c.witnessCommand())
 	cmd.Args = between(0, 1, "")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error { return c.listAudit(cmd.Context(), args, f) }
 	cmd.Long = `Lists entries of the audit log, the newest first: of an app, or of all there is. The list is the server's word; "bulwark audit
@@ -216,6 +220,19 @@ func (c *cli) verifyAudit(ctx context.Context, f auditFlags) error {
 		}
 		o.Seen = append(o.Seen, kept)
 	}
+	var wrong []string
+	if len(f.witnesses) > 0 {
+		if f.offline != "" {
+			return misuse("--witness asks the server, and --offline does not.", "Give what the witness signed by --checkpoint.")
+		}
+		all, err := s.Witnessed(ctx)
+		if err != nil {
+			return err
+		}
+		var by []*inspect.Checkpoint
+		by, wrong = heldTo(f.witnesses, all, keys, c.now(), f.within)
+		o.Seen = append(o.Seen, by...)
+	}
 	if o.State = m.Checked; !f.onlyNew {
 		// All of it is read again, and still has to have in it what the node's chain had.
 		o.State = inspect.State{Chain: m.Checked.Chain}
@@ -228,6 +245,7 @@ func (c *cli) verifyAudit(ctx context.Context, f auditFlags) error {
 	if err != nil {
 		return err
 	}
+	report.Findings = append(report.Findings, wrong...)
 	out := auditVerified{Server: s.server.URL, Report: report}
 	if r, ok := src.(*remoteLog); ok {
 		out.Behind = r.behind

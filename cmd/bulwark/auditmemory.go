@@ -118,21 +118,32 @@ func message(err error) string {
 }
 
 func (c *cli) lookAtLog(ctx context.Context, s *session) error {
-	st, err := openStore(c.env)
-	if err != nil {
-		return err
-	}
-	m, err := st.memory(s.server.Node)
-	if err != nil {
-		return err
-	}
-	keys, err := m.keys(ctx, s)
+	m, keys, err := c.rememberedLog(ctx, s)
 	if bulwark.KindOf(err) == bulwark.KindNotFound {
 		return nil // a server from before there was a log
 	}
 	if err != nil {
 		return err
 	}
+	return c.grown(ctx, s, m, keys)
+}
+
+// rememberedLog returns what this machine remembers of the log, and the log's keys.
+func (c *cli) rememberedLog(ctx context.Context, s *session) (*logMemory, inspect.Keys, error) {
+	st, err := openStore(c.env)
+	if err != nil {
+		return nil, inspect.Keys{}, err
+	}
+	m, err := st.memory(s.server.Node)
+	if err != nil {
+		return nil, inspect.Keys{}, err
+	}
+	keys, err := m.keys(ctx, s)
+	return m, keys, err
+}
+
+// grown compares where the log stands with what is remembered, which it brings up to date.
+func (c *cli) grown(ctx context.Context, s *session, m *logMemory, keys inspect.Keys) error {
 	there, err := s.AuditCheckpoint(ctx, false)
 	if err != nil {
 		if m.Checkpoint == "" {

@@ -250,6 +250,9 @@ func runServer(ctx context.Context, c *child) error {
 	if err != nil {
 		return err
 	}
+	if err := sandbox.EnterStarting(); err != nil {
+		return err
+	}
 	return platform.Run(ctx, platform.Config{API: api, SSH: ssh, Dir: i.ServerDir(), NodeSocket: i.Socket(install.NodeVerbs),
 		EdgeSocket: i.Socket(install.EdgeControl), Hook: filepath.Join(libexec, "bulwark-hook"), Domain: i.Domain,
 		HTTPS: i.Ports.HTTPS, Git: i.Ports.SSH, Version: c.version, Policy: filepath.Join(i.Root, "policy.cedar"), Posture: i.Socket(install.PostureResults), HostKeyFile: hostKeyFile(i), Log: c.log}, c.ready)

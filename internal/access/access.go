@@ -44,6 +44,7 @@ const (
 
 	ReadCheckpoint Action = "audit.checkpoint" // how far the audit log is, which tells nothing of what is in it
 	ReadAudit      Action = "audit.read"
+	WitnessAudit   Action = "audit.witness"
 	ReadPosture    Action = "posture.read"
 	RunPosture     Action = "posture.run"
 
@@ -66,7 +67,7 @@ func Actions() []Action {
 	return []Action{Open, ReadSelf, ReadStatus, ReadKeys, ManageKeys, ListApps, CreateApp, ReadApp, ReadLogs, ChangeApp, Deploy, ScaleApp, DestroyApp, RestoreApp,
 		RevealConfig, OpenEgress, RunApp, RunCron, CancelBuild, ReadOperation, ReadRegistries, ManageRegistries, ListOrgs, CreateOrg, ReadMembers,
 		ManageMembers, Leave, CreateProject, RotateKey, ManageTokens, ExplainPolicy,
-		ReadCheckpoint, ReadAudit, ReadPosture, RunPosture, Approve, Protect}
+		ReadCheckpoint, ReadAudit, WitnessAudit, ReadPosture, RunPosture, Approve, Protect}
 }
 
 // Kind is what kind of thing a resource is.

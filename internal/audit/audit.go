@@ -107,7 +107,13 @@ CREATE TABLE audit_chain ( -- up to where the node's chain was compared with the
 	seq  INTEGER NOT NULL,
 	hash TEXT NOT NULL
 ) STRICT;
-`}}
+`}, {ID: "audit-3", SQL: `
+CREATE TABLE audit_witness (
+	witness TEXT PRIMARY KEY, -- its key
+	note    BLOB NOT NULL,
+	size    INTEGER NOT NULL,
+	at      TEXT NOT NULL
+) STRICT`}}
 }
 
 // Write adds e in the transaction of what it tells of.

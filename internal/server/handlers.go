@@ -338,6 +338,12 @@ func (s *Server) setting(ctx context.Context, actor access.Actor, in *appSignedI
 	if err != nil {
 		return struct{}{}, err
 	}
+	if unverified(in.Body.Envelope).Kind == statement.KindEgressAllow {
+		// Who may change an app may not open ways out of it: the endpoint's own decision is about less.
+		if err := s.decide(ctx, actor, access.OpenEgress, access.App(in.App)); err != nil {
+			return struct{}{}, err
+		}
+	}
 	_, err = s.submit(ctx, in.Body.Envelope, a.ID, s.set, statement.KindDomainAdd, statement.KindDomainRemove, statement.KindBuildSecret,
 		statement.KindEgressAllow, statement.KindEgressDeny)
 	if err != nil {

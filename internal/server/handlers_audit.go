@@ -62,6 +62,8 @@ func (s *Server) auditEndpoints(a *api.API) {
 	api.Register(a, api.Op{ID: "audit-checkpoint", Method: get, Path: "/audit/checkpoint", Summary: "Where the audit log stands, signed by the node", Action: access.ReadCheckpoint}, s.auditCheckpoint)
 	api.Register(a, api.Op{ID: "audit-consistency", Method: get, Path: "/audit/consistency", Summary: "Proof that the log only grew", Action: access.ReadCheckpoint}, s.auditConsistency)
 	api.Register(a, api.Op{ID: "audit-chain", Method: get, Path: "/audit/chain", Summary: "What the node accepted", Action: access.ReadAudit}, s.auditChain)
+	api.Register(a, api.Op{ID: "audit-witnessed", Method: get, Path: "/audit/witnessed", Summary: "Where witnesses saw the audit log stand", Action: access.ReadCheckpoint}, s.auditWitnessed)
+	api.Register(a, api.Op{ID: "witness-audit", Method: http.MethodPost, Path: "/audit/witnessed", Summary: "Vouch for where the audit log stands", Action: access.WitnessAudit}, s.witnessAudit)
 	api.Upgrade(a, api.Op{ID: "audit-tile", Method: get, Path: "/audit/tiles/{level}/{index}", Summary: "Hashes of the audit log", Action: access.ReadCheckpoint},
 		func(ctx context.Context, _ access.Actor, in *tileIn) (http.HandlerFunc, error) {
 			return octets(s.audit.Tile(ctx, in.Level, in.Index, in.Width))

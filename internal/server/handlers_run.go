@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/bulwark-paas/bulwark"
@@ -11,6 +12,7 @@ import (
 	"github.com/bulwark-paas/bulwark/internal/access"
 	"github.com/bulwark-paas/bulwark/internal/app"
 	"github.com/bulwark-paas/bulwark/internal/audit"
+	"github.com/bulwark-paas/bulwark/internal/build"
 	"github.com/bulwark-paas/bulwark/internal/instance"
 	"github.com/bulwark-paas/bulwark/internal/job"
 	"github.com/bulwark-paas/bulwark/internal/node/nodeapi"
@@ -177,11 +179,21 @@ func (s *Server) proof(ctx context.Context, actor access.Actor, in *proofIn) (cl
 	return client.Proof{Bundle: full.Bundle, Running: running.Envelope, Approvals: found.Documents}, err
 }
 
-func (s *Server) status(ctx context.Context, _ access.Actor, _ *platformIn) (client.Status, error) {
+// status counts what belongs to who asks, and everything for who belongs to the first organisation, which runs the installation.
+func (s *Server) status(ctx context.Context, actor access.Actor, _ *platformIn) (client.Status, error) {
 	out := client.Status{Version: s.config.Version, Node: "ok", Edge: "ok"}
-	apps, err := app.Everywhere(ctx, s.db.Reader())
+	tenant := actor.Tenant()
+	everywhere := slices.Contains(tenant.Orgs, bulwark.FirstOrg)
+	apps, err := app.All(ctx, s.db.Reader(), tenant)
+	if everywhere {
+		apps, err = app.Everywhere(ctx, s.db.Reader())
+	}
 	if err != nil {
 		return out, err
+	}
+	mine := map[bulwark.AppID]bool{}
+	for _, a := range apps {
+		mine[a.ID] = true
 	}
 	out.Apps = len(apps)
 	var all []nodeapi.Instance
@@ -189,6 +201,9 @@ func (s *Server) status(ctx context.Context, _ access.Actor, _ *platformIn) (cli
 		out.Node = "away"
 	}
 	for _, i := range all {
+		if !everywhere && !mine[i.App] {
+			continue
+		}
 		if !i.Phase.Over() {
 			out.Instances++
 		}
@@ -199,7 +214,12 @@ func (s *Server) status(ctx context.Context, _ access.Actor, _ *platformIn) (cli
 	if err := s.routes.Sync(ctx); err != nil {
 		out.Edge = "away"
 	}
-	err = s.db.Reader().QueryRowContext(ctx, `SELECT count(*) FROM build WHERE state = 'running'`).Scan(&out.Building)
+	building, err := build.Running(ctx, s.db.Reader())
+	for _, id := range building {
+		if everywhere || mine[id] {
+			out.Building++
+		}
+	}
 	return out, err
 }
 

@@ -20,12 +20,15 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/mod/sumdb/note"
+
 	"github.com/bulwark-paas/bulwark"
 	"github.com/bulwark-paas/bulwark/client"
 	"github.com/bulwark-paas/bulwark/internal/access"
 	"github.com/bulwark-paas/bulwark/internal/api"
 	"github.com/bulwark-paas/bulwark/internal/app"
 	"github.com/bulwark-paas/bulwark/internal/audit"
+	"github.com/bulwark-paas/bulwark/internal/audit/witness"
 	"github.com/bulwark-paas/bulwark/internal/node/nodeapi"
 	"github.com/bulwark-paas/bulwark/internal/release"
 	"github.com/bulwark-paas/bulwark/internal/right"
@@ -47,6 +50,7 @@ type plainNode struct {
 	until    *time.Time // of a grace, if one is given
 	promoted uint64
 	graces   []nodeapi.Grace
+	logKey   string // verifies checkpoints
 }
 
 const ana = bulwark.PersonID("p_00000000000000000000000008")
@@ -108,6 +112,8 @@ func (n *plainNode) serve(w http.ResponseWriter, r *http.Request) {
 		answer(in)
 	case "approvals":
 		answer(nodeapi.Approvals{Missing: n.missing})
+	case "checkpointed":
+		answer(nodeapi.Checkpointed{Size: 7, Key: n.logKey})
 	case "receipt":
 		var in nodeapi.Accepted
 		_ = json.Unmarshal(b, &in)
@@ -263,10 +269,42 @@ func (b *bed) call(id string) (request, bool) {
 		return request{body: b.signed(statement.KindProtectApprove, b.app, statement.ProtectApprove{Approvals: 1})}, true
 	case "run-probes":
 		return request{body: []byte(`{"only":["ISO"]}`)}, true
+	case "witness-audit":
+		return request{body: b.witnessed()}, true
 	case "restart-app", "run-cron", "cancel-build":
 		return request{}, true
 	}
 	return request{}, false
+}
+
+// witnessed is what a witness signed of a log of seven entries.
+func (b *bed) witnessed() []byte {
+	secret, log, err := note.GenerateKey(rand.Reader, "bulwark.dev/audit/x")
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.node.logKey = log
+	signer, err := note.NewSigner(secret)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	checkpoint, err := note.Sign(&note.Note{Text: "bulwark.dev/audit/x\n7\nE99jxuw4n3Mt/+Vx1q4BVPCVbgF8eKQmLH3/TbVPGjA=\n"}, signer)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	key, err := witness.Generate("witness.example.org")
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	signed, err := witness.Sign(checkpoint, log, key)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	body, err := json.Marshal(client.Witnessed{Witness: key.Public, Note: signed})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return body
 }
 
 // nothingToDo are the endpoints whose call cannot succeed here, because what they would end is not under way.

@@ -111,6 +111,8 @@ func TestRoutes(t *testing.T) {
 			switch {
 			case strings.HasSuffix(r.Path, "/scale"):
 				text = `{"formation":{"web":1}}`
+			case r.Method == http.MethodPost && strings.HasSuffix(r.Path, "/audit/witnessed"):
+				text = `{"witness":"w","note":"AAAA"}`
 			case strings.HasSuffix(r.Path, "/posture/run"):
 				text = `{"only":["ISO"]}`
 			case r.Method == http.MethodPut:
