@@ -283,7 +283,7 @@ func TestRemoveLeavesNothing(t *testing.T) {
 	}
 	err := errors.Join(
 		os.Mkdir(at, 0o700), unix.Mount("none", at, "tmpfs", 0, ""),
-		os.MkdirAll(filepath.Dir(netns), 0o755), os.WriteFile(netns, nil, 0o444), unix.Mount("/proc/self/ns/net", netns, "", unix.MS_BIND, ""),
+		os.MkdirAll(filepath.Dir(netns), 0o755), os.WriteFile(netns, nil, 0o444), unix.Mount("/proc/thread-self/ns/net", netns, "", unix.MS_BIND, ""),
 		os.MkdirAll(group+"/sub", 0o755),
 	)
 	if err != nil {

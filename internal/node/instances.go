@@ -257,20 +257,7 @@ func (n *instances) run(ctx context.Context, i *instance, launch *ledger.Launch,
 		Hostname: string(r.Name),
 		LogFile:  n.logFile(i.Instance.Instance),
 		Sandbox:  i.sandboxed(),
-		Network: func(pid int) (err error) {
-			// Before the start: afterwards the number may be somebody else's.
-			if i.netns, err = n.outside(i, pid); err != nil {
-				return err
-			}
-			if err := n.router.Connect(i.Instance.Instance, pid, i.address); err != nil {
-				return err
-			}
-			select {
-			case <-i.announced:
-			case <-time.After(announceTime):
-			}
-			return nil
-		},
+		Network:  func(pid int) error { return n.link(ctx, i, pid) },
 	}
 	if i.amend != nil {
 		i.amend(&spec)

@@ -34,7 +34,7 @@ var sourceLimits = cell.Limits{Memory: 1 << 30, PIDs: 64, CPU: 5 * time.Minute, 
 func (b *builds) measure(ctx context.Context, dir string, uid uint32, commit bulwark.Commit, pack io.Reader) (name string, err error) {
 	repo, src := filepath.Join(dir, "git"), filepath.Join(dir, sourceDir)
 	for _, d := range []string{repo, repo + "/objects", repo + "/refs", src} {
-		if err := files.Dir(d, 0o755, uid); err != nil {
+		if err := files.Dir(d, 0o700, uid); err != nil {
 			return "", err
 		}
 	}

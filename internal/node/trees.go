@@ -105,7 +105,7 @@ func (b *builds) bring(ctx context.Context, receipt *ledger.Receipt, app *ledger
 // that reads what the first has left behind and never saw the stream.
 func (b *builds) unpack(ctx context.Context, dir string, uid uint32, want statement.TreeDigest, body io.Reader) error {
 	src := filepath.Join(dir, sourceDir)
-	if err := files.Dir(src, 0o755, uid); err != nil {
+	if err := files.Dir(src, 0o700, uid); err != nil {
 		return err
 	}
 	if _, err := b.unpacker(ctx, "unpack", src, uid, body); err != nil {

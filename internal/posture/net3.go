@@ -214,6 +214,28 @@ func (w *World) platform() ([]int, error) {
 	return out, nil
 }
 
+// named are the installation's own processes by the name that each has in it.
+func (w *World) named() (map[string]int, error) {
+	pids, err := w.platform()
+	if err != nil {
+		return nil, err
+	}
+	names := map[string]int{}
+	for _, pid := range pids {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		if err != nil {
+			continue // it ended
+		}
+		f := strings.Split(string(b), "\x00")
+		for i, a := range f[:len(f)-1] {
+			if a == "process" {
+				names[f[i+1]] = pid
+			}
+		}
+	}
+	return names, nil
+}
+
 // inodes are the sockets that processes have open.
 func inodes(pids []int) map[uint64]bool {
 	out := map[uint64]bool{}

@@ -4,7 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"os"
+	"slices"
 	"strings"
 	"time"
 )
@@ -25,20 +25,9 @@ func probePRV1(ctx context.Context, w *World, r *Record) error {
 	if err != nil {
 		return err
 	}
-	pids, err := w.platform()
+	pids, err := w.named()
 	if err != nil {
 		return err
-	}
-	names := map[int]string{}
-	for _, pid := range pids {
-		if b, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); err == nil {
-			f := strings.Split(string(b), "\x00")
-			for i, a := range f {
-				if a == "process" && i+1 < len(f) {
-					names[pid] = f[i+1]
-				}
-			}
-		}
 	}
 	// A connection of the prober's own to a port that it listens on: who does not see that one sees nothing.
 	at, stop, err := hold("/proc/thread-self/ns/net", netip.MustParseAddr("127.0.0.1"))
@@ -60,10 +49,11 @@ func probePRV1(ctx context.Context, w *World, r *Record) error {
 	away := map[string]bool{}
 	for end := time.Now().Add(watchTime); time.Now().Before(end) && ctx.Err() == nil; samples++ {
 		c, derr := dialOnce(at)
-		for pid, name := range names {
+		for name, pid := range pids {
 			owned := inodes([]int{pid})
 			for _, table := range []string{"tcp", "tcp6", "udp", "udp6", "raw", "raw6"} {
-				for _, s := range sockets("/proc/thread-self/net/" + table) {
+				// What it accepted is where its listeners were made; what it began is where it is itself.
+				for _, s := range slices.Concat(sockets("/proc/thread-self/net/"+table), sockets(fmt.Sprintf("/proc/%d/net/%s", pid, table))) {
 					if !owned[s.inode] || s.state == stateListen && strings.HasPrefix(table, "tcp") {
 						continue
 					}
@@ -88,7 +78,7 @@ func probePRV1(ctx context.Context, w *World, r *Record) error {
 	for a := range away {
 		r.Refused("send something to a destination that is not declared", false, a)
 	}
-	r.Refused("send anything off the machine", len(away) == 0, fmt.Sprintf("%d processes, looked at %d times", len(names), samples))
+	r.Refused("send anything off the machine", len(away) == 0, fmt.Sprintf("%d processes, looked at %d times", len(pids), samples))
 	r.Proven("a connection of the prober's own is seen", mine, at.String())
 	return nil
 }

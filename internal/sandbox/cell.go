@@ -166,3 +166,24 @@ func Confined() []Rule {
 		unix.SYS_SETDOMAINNAME, unix.SYS_VHANGUP, unix.SYS_SYSLOG, unix.SYS_FANOTIFY_INIT, unix.SYS_LOOKUP_DCOOKIE, unix.SYS_PIDFD_OPEN,
 		unix.SYS_SHMGET, unix.SYS_MSGGET, unix.SYS_SEMGET, unix.SYS_MQ_OPEN})...)
 }
+
+// EnterStarting locks in a process that starts programs whose calls are not known, and whose own kind of socket is the unix one: what
+// neither it nor they ever need is refused, or ends who tries it. Whoever calls it has no capability any more.
+func EnterStarting() error {
+	if err := NoNewPrivileges(); err != nil {
+		return err
+	}
+	rules := []Rule{
+		{Call: unix.SYS_PIDFD_OPEN, Then: Refuse}, // Go asks for it once, and does without
+		{Call: unix.SYS_SOCKET, When: []Test{{Arg: 0, Mask: ^uint32(0), Value: unix.AF_UNIX}}, Then: Allow},
+		{Call: unix.SYS_SOCKETPAIR, When: []Test{{Arg: 0, Mask: ^uint32(0), Value: unix.AF_UNIX}}, Then: Allow},
+	}
+	for _, call := range []uintptr{unix.SYS_CONNECT, unix.SYS_BIND, unix.SYS_LISTEN} {
+		rules = append(rules, Rule{Call: call, Then: Allow}) // by what kind of socket is decided above
+	}
+	prog, err := compile(append(rules, Confined()...), Allow)
+	if err != nil {
+		return err
+	}
+	return load(prog)
+}
