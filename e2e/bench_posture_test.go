@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"os"
 	"time"
+
+	"github.com/bulwark-paas/bulwark"
 )
 
 // benchPosture has all probes run while an app serves under load, and compares its answers with those before.
@@ -40,7 +42,7 @@ func benchPosture(b *bench) error {
 		}
 		took = append(took, time.Since(from).Seconds())
 		busy = append(busy, quantile(l.between(from, time.Now()), 0.99))
-		if err := b.slowestProbes(out); err != nil {
+		if err := b.probes(out, l); err != nil {
 			return err
 		}
 	}
@@ -58,19 +60,22 @@ func benchPosture(b *bench) error {
 	return nil
 }
 
-// slowestProbes prints how long each probe took.
-func (b *bench) slowestProbes(out string) error {
+// probes prints how long each probe took, and what requests took meanwhile.
+func (b *bench) probes(out string, l *steady) error {
 	var got struct {
 		Controls []struct {
-			Control string `json:"control"`
-			Took    string `json:"took"`
+			Control string           `json:"control"`
+			Began   time.Time        `json:"began"`
+			Took    bulwark.Duration `json:"took"`
 		} `json:"controls"`
 	}
 	if err := json.Unmarshal([]byte(out), &got); err != nil {
 		return err
 	}
 	for _, c := range got.Controls {
-		b.t.Logf("%s took %s", c.Control, c.Took)
+		took := time.Duration(c.Took)
+		slow := l.between(c.Began, c.Began.Add(took))
+		b.t.Logf("%s took %s; p50, p99 and p99.9 of requests meanwhile, ms: %.2f %.2f %.2f", c.Control, took, quantile(slow, 0.5), quantile(slow, 0.99), quantile(slow, 0.999))
 	}
 	return nil
 }

@@ -43,8 +43,9 @@ var breakages = map[string][]breakage{
 	"contents": {{"internal/node/packages.go", "strings.TrimPrefix(p.Version, \"v\") == strings.TrimPrefix(in.Version, \"v\")", "p.Version != in.Version"}},
 	"sockets":  {{"internal/install/layout.go", "Mode: fs.ModeSocket | 0o600})", "Mode: fs.ModeSocket | 0o666})"}},
 	"trust":    {{"client/client.go", "t := &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13}", "t := &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13, InsecureSkipVerify: true}"}},
-	"silence": {{"internal/server/server.go", "	defer s.db.Close()\n",
-		"	defer s.db.Close()\n	go func() {\n		for ctx.Err() == nil {\n			if c, err := net.Dial(\"udp\", \"@HOST@:9\"); err == nil {\n				time.Sleep(time.Second)\n				c.Close()\n			}\n		}\n	}()\n"}},
+	"return":   {{"internal/supervise/unit.go", "		case <-due:\n", "		case <-due:\n			if u.spec.Name == \"resolver\" {\n				<-u.quit\n				return\n			}\n"}},
+	"silence": {{"internal/node/node.go", "	defer n.ledger.Close()\n",
+		"	defer n.ledger.Close()\n	go func() {\n		for ctx.Err() == nil {\n			if c, err := net.Dial(\"udp\", \"@HOST@:9\"); err == nil {\n				time.Sleep(time.Second)\n				c.Close()\n			}\n		}\n	}()\n"}},
 }
 
 // broken starts a further installation whose platform was built without some of its mechanisms, and goes on there.

@@ -18,6 +18,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -56,6 +57,7 @@ import (
 //	many D N TEXT                    N processes have
 //	waiting D APP N                  N pushes to the app wait for another one
 //	settled D APP                    nothing of the app is under way
+//	history N D PROCESS...           N people change config while processes are killed: what they were told fits together
 //	another NAME                     play on with another installation, made anew or (main) the shared one
 //	stopped                          take this installation down, and look whether anything is left
 //	nowhere FILE                     no file of the installation has the text that FILE has
@@ -63,6 +65,7 @@ import (
 //	flip DIR TEXT                    the same with the newest file of images/DIR that holds TEXT; its path is stdout
 //	older take NAME DIR...|put NAME  see audit_test.go, as leaf OLD NEW and resign
 //	attack [RE...]                   see attack_test.go
+//	owned ADDRESS PROCESS...         see owned_test.go; hostileserver, hostileedge and so on are in hostile_*_test.go
 //	registry HOST [token|elsewhere]  start a registry, see registry_test.go; installations made afterwards resolve its name
 //	image NAME:TAG VERSION           push an image of the stories' app to the last one
 //
@@ -76,11 +79,12 @@ func commands() map[string]func(*testscript.TestScript, bool, []string) {
 		"json":   jsonValue,
 		"put":    put,
 		"load":   loadCommand,
-		"status": status, "kill9": kill9, "back": back, "up": up, "another": another, "broken": broken, "disturb": disturb, "rules": rulesOf,
+		"status": status, "kill9": kill9, "term": term, "back": back, "up": up, "another": another, "broken": broken, "disturb": disturb, "rules": rulesOf,
 		"nowhere": nowhere, "flip": flip, "attack": attack, "size": size, "random": random,
 		"invited": invited, "withtoken": withToken, "closed": closed,
-		"gone": gone, "many": many, "waiting": waiting, "settled": settled, "stopped": stopped, "restart": restart, "registry": registry, "image": image, "torn": torn, "confined": confined,
+		"gone": gone, "many": many, "waiting": waiting, "settled": settled, "stopped": stopped, "restart": restart, "registry": registry, "image": image, "torn": torn, "history": history, "failing": failing, "confined": confined,
 		"older": older, "leaf": leaf, "resign": resign,
+		"owned": owned, "hostileserver": hostileServer, "hostileedge": hostileEdge, "hostiledial": hostileDial, "hostilehelper": hostileHelper,
 	}
 }
 
@@ -406,15 +410,25 @@ func kill9(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Check(on.killUp())
 		return
 	}
-	pid, err := on.pid(args[0])
+	on.end(ts, args[0], syscall.SIGKILL)
+}
+
+// term sends SIGTERM to a process past the supervisor, which must have noticed when it returns: "term PROCESS".
+func term(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 1 {
+		ts.Fatalf("usage: term PROCESS")
+	}
+	of(ts).on.end(ts, args[0], syscall.SIGTERM)
+}
+
+func (i *installation) end(ts *testscript.TestScript, name string, by syscall.Signal) {
+	pid, err := i.pid(name)
 	ts.Check(err)
-	p, err := os.FindProcess(pid)
-	ts.Check(err)
-	ts.Check(p.Kill())
+	ts.Check(syscall.Kill(pid, by))
 	// The supervisor must have noticed before somebody asks whether it is back.
 	ts.Check(poll(10*time.Second, func() error {
-		if now, err := on.pid(args[0]); err == nil && now == pid {
-			return fmt.Errorf("the supervisor still says that %s is process %d", args[0], pid)
+		if now, err := i.pid(name); err == nil && now == pid {
+			return fmt.Errorf("the supervisor still says that %s is process %d", name, pid)
 		}
 		return nil
 	}))

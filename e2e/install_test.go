@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -357,6 +358,9 @@ func (i *installation) authorities() (*x509.CertPool, error) {
 	return pool, err
 }
 
+// served is how the edge records a request that was answered as it should be, of which there are thousands.
+var served = regexp.MustCompile(`"status":[1-4]\d\d,`)
+
 // logs are the ends of the processes' logs.
 func (i *installation) logs() string {
 	const lines, width = 60, 500
@@ -367,7 +371,7 @@ func (i *installation) logs() string {
 		if err != nil || len(text) == 0 || strings.Contains(filepath.Base(f), "access") {
 			continue
 		}
-		all := strings.Split(strings.TrimRight(string(text), "\n"), "\n")
+		all := slices.DeleteFunc(strings.Split(strings.TrimRight(string(text), "\n"), "\n"), served.MatchString)
 		fmt.Fprintf(&b, "--- %s\n", strings.TrimPrefix(f, i.dir+"/"))
 		for _, l := range all[max(0, len(all)-lines):] {
 			b.WriteString(l[:min(width, len(l))] + "\n")

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -120,7 +121,8 @@ func buildProbe(dir string) (string, error) {
 // TestStories plays the stories that leave the platform as it is. They run beside each other, as users do.
 func TestStories(t *testing.T) { play(t, "script") }
 
-// TestFaults plays the stories in which something of the platform dies, or is tampered with; one at a time.
+// TestFaults plays the stories in which something of the platform dies, or is tampered with: one at a time, and after them, two at a time,
+// those that begin with an installation of their own.
 func TestFaults(t *testing.T) { play(t, "faults") }
 
 func play(t *testing.T, dir string) {
@@ -128,15 +130,21 @@ func play(t *testing.T, dir string) {
 	if err != nil || len(files) == 0 {
 		t.Fatal("there are no stories", err)
 	}
+	p := &player{T: t, alone: dir != "script", apart: map[string]bool{}, turns: make(chan struct{}, 2)}
 	for _, f := range files {
 		// What runs beside others must not take the platform from under them.
 		if b, err := os.ReadFile(f); dir == "script" && (err != nil || bytes.Contains(b, []byte("\nkill9 "))) {
 			t.Errorf("%s kills processes that other stories use (%v): it belongs to testdata/faults", f, err)
+		} else if dir != "script" && begins.Match(b) {
+			p.apart[strings.TrimSuffix(filepath.Base(f), ".txtar")] = true
 		}
 	}
-	testscript.RunT(&player{T: t, alone: dir != "script"}, testscript.Params{Files: files, RequireExplicitExec: true, RequireUniqueNames: true,
+	testscript.RunT(p, testscript.Params{Files: files, RequireExplicitExec: true, RequireUniqueNames: true,
 		Setup: setup, Cmds: commands(), Condition: condition})
 }
+
+// begins matches a story whose first command makes an installation for it alone.
+var begins = regexp.MustCompile(`^(#[^\n]*\n|\n)*(another|broken) `)
 
 func condition(cond string) (bool, error) { return false, fmt.Errorf("there is no condition %q", cond) }
 
@@ -144,19 +152,26 @@ func condition(cond string) (bool, error) { return false, fmt.Errorf("there is n
 type player struct {
 	*testing.T
 	alone bool
+	apart map[string]bool // of those that are played alone, these have what they need to themselves
+	turns chan struct{}
 }
 
 // Run implements [testscript.T].
 func (p *player) Run(name string, f func(testscript.T)) {
 	p.T.Run(name, func(t *testing.T) {
-		f(&player{T: t, alone: p.alone})
+		f(&player{T: t, alone: p.alone && !p.apart[name], apart: p.apart, turns: p.turns})
 	})
 }
 
 // Parallel implements [testscript.T].
 func (p *player) Parallel() {
-	if !p.alone {
-		p.T.Parallel()
+	if p.alone {
+		return
+	}
+	p.T.Parallel()
+	if p.apart[filepath.Base(p.Name())] { // what dies there is timed: not too many at once
+		p.turns <- struct{}{}
+		p.Cleanup(func() { <-p.turns })
 	}
 }
 
