@@ -191,7 +191,7 @@ func TestImportRulesBite(t *testing.T) {
 // Threads of these processes enter other namespaces and are thrown away then. The main thread cannot be: it stays where it was left, and
 // /proc/net, /proc/self/net and /proc/self/ns speak of it.
 func TestNamespacesOfThreads(t *testing.T) {
-	for _, dir := range []string{"internal/node", "internal/posture"} {
+	for _, dir := range []string{"internal/node", "internal/posture", "internal/dial"} {
 		err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 			if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") || strings.HasPrefix(path, "internal/posture/kit/") {
 				return err

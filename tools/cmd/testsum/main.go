@@ -210,10 +210,17 @@ func (s *summary) print(lines ...string) {
 	}
 }
 
-// lastWords is the end of a test's output, in which a test says what it missed.
+// lastWords is the part of a test's output in which it says what it missed: the lines up to that in which a story tells its failure, which
+// the logs of what it ran come after, or else the end.
 func lastWords(output string) string {
 	const lines, width = 40, 300
 	all := strings.Split(strings.TrimRight(output, "\n"), "\n")
+	for i, l := range slices.Backward(all) {
+		if strings.HasPrefix(strings.TrimSpace(l), "FAIL: ") {
+			all = all[:i+1]
+			break
+		}
+	}
 	var b strings.Builder
 	for _, l := range all[max(0, len(all)-lines):] {
 		b.WriteString(l[:min(width, len(l))] + "\n")
