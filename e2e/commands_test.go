@@ -65,6 +65,7 @@ import (
 //	flip DIR TEXT                    the same with the newest file of images/DIR that holds TEXT; its path is stdout
 //	older take NAME DIR...|put NAME  see audit_test.go, as leaf OLD NEW and resign
 //	attack [RE...]                   see attack_test.go
+//	cutstarts APP TIMES              start an instance as a server that is killed in the middle, and again as its successor
 //	owned ADDRESS PROCESS...         see owned_test.go; hostileserver, hostileedge and so on are in hostile_*_test.go
 //	registry HOST [token|elsewhere]  start a registry, see registry_test.go; installations made afterwards resolve its name
 //	image NAME:TAG VERSION           push an image of the stories' app to the last one
@@ -84,7 +85,7 @@ func commands() map[string]func(*testscript.TestScript, bool, []string) {
 		"invited": invited, "withtoken": withToken, "closed": closed,
 		"gone": gone, "many": many, "waiting": waiting, "settled": settled, "stopped": stopped, "restart": restart, "registry": registry, "image": image, "torn": torn, "history": history, "failing": failing, "confined": confined,
 		"older": older, "leaf": leaf, "resign": resign,
-		"owned": owned, "hostileserver": hostileServer, "hostileedge": hostileEdge, "hostiledial": hostileDial, "hostilehelper": hostileHelper,
+		"cutstarts": cutStarts, "owned": owned, "hostileserver": hostileServer, "hostileedge": hostileEdge, "hostiledial": hostileDial, "hostilehelper": hostileHelper,
 	}
 }
 

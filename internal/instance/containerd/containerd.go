@@ -46,8 +46,15 @@ type Config struct {
 // Namespace is containerd's namespace for everything of ours.
 const Namespace = "bulwark"
 
-// labelExit holds the exit code of an instance whose task was settled.
-const labelExit = "bulwark.exit"
+// The labels of our own: one that a container has from before its process is let go, and one that holds its exit code once its task was
+// settled. A container without both and without a task never did anything.
+const (
+	labelBegun = "bulwark.begun"
+	labelExit  = "bulwark.exit"
+)
+
+// startTime bounds a start as a whole, on a machine that starts all its instances at once.
+const startTime = 5 * time.Minute
 
 // How often a removal is tried, and the pause after the first try; each next one is twice as long.
 const (
@@ -96,20 +103,16 @@ func (d *Driver) runtime(sandbox bool) *runcoptions.Options {
 }
 
 // Run creates and starts a container from a whole OCI spec. Instances go through Start; the node's builders come here. While the engine
-// is started again it waits; KindUnavailable if that takes long, or if the engine went away in the middle.
+// is started again it waits; KindUnavailable if that takes long, or if the engine went away in the middle. What an attempt that was cut
+// off left under the same id is taken away first, so the caller sees to it that there is one Run of an id at a time, and no other use of it.
+//
+// When ctx ends, Run does between two of its steps: of a call that is cut off in the middle nobody could say whether the engine did it.
 func (d *Driver) Run(ctx context.Context, id string, spec *specs.Spec, o Options) (pid int, err error) {
-	ctx = namespaces.WithNamespace(ctx, Namespace)
-	container, err := d.client.NewContainer(ctx, id,
-		client.WithContainerLabels(o.Labels),
-		client.WithRuntime(filepath.Join(d.config.EngineBin, "containerd-shim-runc-v2"), d.runtime(o.Sandbox)),
-		func(_ context.Context, _ *client.Client, c *containers.Container) error {
-			any, err := typeurl.MarshalAnyToProto(spec)
-			c.Spec = any
-			return err
-		})
-	if err != nil {
-		return 0, failed(fmt.Errorf("containerd: cannot create: %w", err))
+	if ctx.Err() != nil {
+		return 0, context.Cause(ctx)
 	}
+	whole, cancel := context.WithTimeout(namespaces.WithNamespace(context.WithoutCancel(ctx), Namespace), startTime)
+	defer cancel()
 	defer func() {
 		if err != nil {
 			clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), awayTime+10*time.Second)
@@ -117,6 +120,18 @@ func (d *Driver) Run(ctx context.Context, id string, spec *specs.Spec, o Options
 			err = failed(errors.Join(err, d.remove(clean, id)))
 		}
 	}()
+	container, err := d.create(whole, id, spec, o)
+	if errdefs.IsAlreadyExists(err) {
+		if err = d.remove(whole, id); err == nil {
+			container, err = d.create(whole, id, spec, o)
+		}
+	}
+	if err != nil {
+		return 0, fmt.Errorf("containerd: cannot create: %w", err)
+	}
+	if ctx.Err() != nil {
+		return 0, context.Cause(ctx)
+	}
 	create := o.IO
 	var streams *streams
 	switch {
@@ -127,7 +142,7 @@ func (d *Driver) Run(ctx context.Context, id string, spec *specs.Spec, o Options
 	case create == nil:
 		create = cio.LogFile(o.LogFile)
 	}
-	task, err := container.NewTask(ctx, create)
+	task, err := container.NewTask(whole, create)
 	if err != nil {
 		return 0, fmt.Errorf("containerd: cannot create the task: %w", err)
 	}
@@ -140,10 +155,27 @@ func (d *Driver) Run(ctx context.Context, id string, spec *specs.Spec, o Options
 			return 0, err
 		}
 	}
-	if err := task.Start(ctx); err != nil {
+	if ctx.Err() != nil {
+		return 0, context.Cause(ctx)
+	}
+	if _, err := container.SetLabels(whole, map[string]string{labelBegun: "true"}); err != nil {
+		return 0, fmt.Errorf("containerd: %w", err)
+	}
+	if err := task.Start(whole); err != nil {
 		return 0, fmt.Errorf("containerd: cannot start: %w", err)
 	}
 	return pid, nil
+}
+
+func (d *Driver) create(ctx context.Context, id string, spec *specs.Spec, o Options) (client.Container, error) {
+	return d.client.NewContainer(ctx, id,
+		client.WithContainerLabels(o.Labels),
+		client.WithRuntime(filepath.Join(d.config.EngineBin, "containerd-shim-runc-v2"), d.runtime(o.Sandbox)),
+		func(_ context.Context, _ *client.Client, c *containers.Container) error {
+			any, err := typeurl.MarshalAnyToProto(spec)
+			c.Spec = any
+			return err
+		})
 }
 
 // Signal implements [driver.Driver].
@@ -286,6 +318,8 @@ func (d *Driver) List(ctx context.Context) ([]driver.Status, error) {
 			}
 		} else if code, err := strconv.Atoi(labels[labelExit]); err == nil {
 			st.ExitCode = code
+		} else if labels[labelBegun] == "" {
+			st.State = driver.Created // without a task: who made it was killed before it had one
 		}
 		out = append(out, st)
 	}

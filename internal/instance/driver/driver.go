@@ -58,7 +58,7 @@ type State string
 
 // The states that an engine knows.
 const (
-	Created State = "created"
+	Created State = "created" // it never ran
 	Running State = "running"
 	Stopped State = "stopped"
 )
@@ -81,9 +81,10 @@ type Exit struct {
 	At       time.Time
 }
 
-// Driver runs instances. Each method may be repeated: starting what runs and removing what is gone are no errors.
+// Driver runs instances. Each method may be repeated: removing what is gone is no error.
 type Driver interface {
-	// Start creates and starts an instance and returns its process id. When it fails nothing is left behind.
+	// Start creates and starts an instance and returns its process id. When it fails, or is cut off, nothing is left behind; what one
+	// that was killed left under the same id is taken away first.
 	Start(context.Context, Spec) (pid int, err error)
 	// Signal sends a signal to the instance's first process.
 	Signal(context.Context, bulwark.InstanceID, syscall.Signal) error

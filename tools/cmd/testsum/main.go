@@ -1,6 +1,6 @@
-// Command testsum reads what "go test -json" writes and prints it for people: each test's result as it comes, the whole
-// output of what failed or was skipped, and at the end the slowest packages, the last words of each failed test once more
-// (a record of a run may keep its end alone), and one line with the numbers.
+// Command testsum reads what "go test -json" writes and prints it for people: each test's result as it comes, of what failed the lines
+// that say what it missed, and at the end the whole output of what failed, the slowest packages, those lines once more, and one line
+// with the numbers. A record of a run may keep but a part: the first failures, or its end.
 //
 // It promises that its exit code is 0 only if something ran and nothing failed. A package that does not build, panics
 // or runs out of time counts as a failure, and so does a skipped test: here everything that a test may want is there.
@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -66,7 +67,8 @@ type summary struct {
 	open    map[string]bool   // packages that began and did not end
 	passed  int
 	failed  []string
-	words   []string // the last words of tests that failed
+	whole   []string // the output of tests that failed
+	words   []string // what of it says what was missed
 	skipped []string
 	times   []took
 }
@@ -131,10 +133,13 @@ func (s *summary) finish(t test, e event) {
 	}
 	switch {
 	case e.Action == "fail":
-		s.print(s.output[t]...)
+		output := strings.Join(s.output[t], "")
+		s.whole = append(s.whole, output)
 		if !s.broken[t] { // else it failed only because something in it did, which is booked
 			s.failed = append(s.failed, t.String())
-			s.words = append(s.words, "--- "+t.String()+"\n"+lastWords(strings.Join(s.output[t], "")))
+			words := "--- FAIL: " + t.String() + "\n" + missed(output)
+			s.print(words)
+			s.words = append(s.words, words)
 		}
 		for up, ok := t, true; ok; up.name, _, ok = cutLast(up.name) {
 			s.broken[up] = true
@@ -188,6 +193,10 @@ func (s *summary) end() string {
 	if s.passed == 0 && len(s.failed) == 0 {
 		s.failed = append(s.failed, "no test ran")
 	}
+	if len(s.whole) > 0 {
+		s.print("\nWhat the failed tests printed:\n")
+		s.print(s.whole...)
+	}
 	slices.SortFunc(s.times, func(a, b took) int { return int(1000 * (b.seconds - a.seconds)) })
 	s.print("\nThe slowest packages:\n")
 	for _, t := range s.times[:min(10, len(s.times))] {
@@ -210,20 +219,39 @@ func (s *summary) print(lines ...string) {
 	}
 }
 
-// lastWords is the part of a test's output in which it says what it missed: the lines up to that in which a story tells its failure, which
-// the logs of what it ran come after, or else the end.
-func lastWords(output string) string {
-	const lines, width = 40, 300
+// told matches the first line of what a test says by its own words.
+var told = regexp.MustCompile(`^ *\w+\.go:\d+: `)
+
+// missed is the part of a test's output in which it says what it missed: the beginning of each of its own words, and the lines up to
+// that in which a story tells its failure. Where there is none of both it is the end.
+func missed(output string) string {
+	const most, width, own, story = 40, 300, 8, 15
 	all := strings.Split(strings.TrimRight(output, "\n"), "\n")
-	for i, l := range slices.Backward(all) {
-		if strings.HasPrefix(strings.TrimSpace(l), "FAIL: ") {
-			all = all[:i+1]
-			break
+	show := make([]bool, len(all))
+	for i, l := range all {
+		switch {
+		case told.MatchString(l):
+			for n := i; n < min(i+own, len(all)) && (n == i || !told.MatchString(all[n])); n++ {
+				show[n] = true
+			}
+		case strings.HasPrefix(strings.TrimSpace(l), "FAIL: "):
+			for n := max(0, i-story); n <= i; n++ {
+				show[n] = true
+			}
+		}
+	}
+	if !slices.Contains(show, true) {
+		for n := max(0, len(all)-most); n < len(all); n++ {
+			show[n] = true
 		}
 	}
 	var b strings.Builder
-	for _, l := range all[max(0, len(all)-lines):] {
-		b.WriteString(l[:min(width, len(l))] + "\n")
+	lines := 0
+	for i, l := range all {
+		if show[i] && lines < 2*most {
+			b.WriteString(l[:min(width, len(l))] + "\n")
+			lines++
+		}
 	}
 	return b.String()
 }

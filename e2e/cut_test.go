@@ -1,0 +1,63 @@
+package e2e
+
+import (
+	"context"
+	"math/rand/v2"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/bulwark-paas/bulwark"
+	"github.com/bulwark-paas/bulwark/internal/install"
+	"github.com/bulwark-paas/bulwark/internal/node/nodeapi"
+)
+
+// cutStarts plays a server that is killed in the middle of a start, TIMES times, each time at another moment of it: "cutstarts APP TIMES".
+// Its successor asks for the same instance at once, and gets it.
+func cutStarts(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: cutstarts APP TIMES")
+	}
+	times, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	s := of(ts)
+	pid, err := s.on.pid("server")
+	ts.Check(err)
+	node := nodeapi.NewClient(s.on.inst.Socket(install.NodeVerbs))
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	var all []nodeapi.Instance
+	ts.Check(node.Call(ctx, "instances", struct{}{}, &all))
+	if len(all) != 1 {
+		ts.Fatalf("%s has %d instances, not 1", args[0], len(all))
+	}
+	var release nodeapi.Released
+	ts.Check(node.Call(ctx, "bundle", nodeapi.Promote{App: all[0].App, Generation: all[0].Generation}, &release))
+
+	ts.Check(syscall.Kill(pid, syscall.SIGSTOP)) // it would end what it did not ask for
+	defer syscall.Kill(pid, syscall.SIGCONT)
+	start := func(ctx context.Context, id bulwark.InstanceID) error {
+		return node.Call(ctx, "start", nodeapi.Start{Bundle: release.Bundle, Instance: id, Process: all[0].Process, Index: 2}, nil)
+	}
+	whole, cut := time.Second, 0
+	for range times {
+		id := bulwark.NewInstanceID()
+		within, leave := context.WithTimeout(ctx, rand.N(whole))
+		began := time.Now()
+		if start(within, id) != nil {
+			cut++
+		}
+		leave()
+		if err := start(ctx, id); err != nil {
+			ts.Fatalf("after %d starts that were cut off: %v", cut, err)
+		}
+		whole = min(whole, time.Since(began))
+		ts.Check(node.Call(ctx, "stop", nodeapi.Stop{Instance: id}, nil))
+	}
+	ts.Logf("%d starts of %d were cut off", cut, times)
+	if cut < times/3 {
+		ts.Fatalf("only %d starts of %d were cut off", cut, times)
+	}
+}
