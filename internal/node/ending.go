@@ -193,11 +193,33 @@ func (n *instances) tidy(i *instance) error {
 	return n.images.Unmount(filepath.Join(n.dirs.rootfs, rootfsName(i.App, i.Generation)))
 }
 
+// begun returns when no start is under way.
+func (n *instances) begun(ctx context.Context) error {
+	for {
+		settled := n.settled.wait()
+		n.mu.Lock()
+		under := len(n.starting)
+		n.mu.Unlock()
+		if under == 0 {
+			return nil
+		}
+		select {
+		case <-settled:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
 // halt stops every instance, for the end of the platform on this machine; they start again with it. Nothing starts
 // meanwhile, and nobody is told of an end: it is the platform that stops, no instance crashed. When an instance cannot be
 // stopped, all goes on as before.
 func (n *instances) halt(ctx context.Context) error {
 	n.halting.Store(true)
+	if err := n.begun(ctx); err != nil {
+		n.halting.Store(false)
+		return fmt.Errorf("an instance is being started: %w", err)
+	}
 	var wg sync.WaitGroup
 	var mu sync.Mutex // guards failed
 	var failed error

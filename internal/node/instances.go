@@ -58,6 +58,7 @@ type instances struct {
 	halting atomic.Bool // the platform is being stopped: nothing starts any more, and events are silent
 	// starting counts the starts under way by release; guarded by mu.
 	starting map[string]int
+	settled  broadcast // nothing is being started any more
 	// turns are the instances that are being started, each with what is closed when that is over; guarded by mu.
 	turns map[bulwark.InstanceID]chan struct{}
 	// early holds the ends that were told of before the start was through; guarded by mu.
@@ -108,9 +109,6 @@ func (n *instances) start(ctx context.Context, in nodeapi.Start) (*nodeapi.Insta
 	if in.Instance == "" || in.Process == "" {
 		return nil, bulwark.Invalid("An instance needs an id and a process type.", "")
 	}
-	if n.halting.Load() {
-		return nil, bulwark.Failf(bulwark.KindUnavailable, "The platform is being stopped.")
-	}
 	over, err := n.turn(ctx, in.Instance)
 	if err != nil {
 		return nil, err
@@ -153,6 +151,9 @@ func (n *instances) bring(ctx context.Context, in nodeapi.Start, launch *ledger.
 		return nil, err
 	}
 	defer n.begin(r)()
+	if n.halting.Load() { // looked at once this start counts: who halts waits for those that do
+		return nil, bulwark.Failf(bulwark.KindUnavailable, "The platform is being stopped.")
+	}
 	rootfs, err := n.mount(ctx, launch, layers)
 	if err != nil {
 		return nil, err
@@ -362,6 +363,7 @@ func (n *instances) begin(r *statement.Release) (end func()) {
 		}
 		if len(n.starting) == 0 {
 			clear(n.early) // of what was forgotten, or of nobody's
+			n.settled.send()
 		}
 	}
 }

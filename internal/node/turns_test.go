@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"runtime"
 	"testing"
 
 	"github.com/bulwark-paas/bulwark"
@@ -55,4 +56,28 @@ func TestUnknownIsolationStartsNothing(t *testing.T) {
 	if i, err := n.bring(t.Context(), nodeapi.Start{}, launch, bulwark.Command{}, nil); bulwark.KindOf(err) != bulwark.KindInvalid {
 		t.Fatalf("%v, %v", i, err)
 	}
+}
+
+// An instance that was being started while the platform was stopped came after all others had ended, and lived on.
+func TestHaltWaitsForStarts(t *testing.T) {
+	n := &instances{starting: map[string]int{}, all: map[bulwark.InstanceID]*instance{}}
+	r := &statement.Release{}
+	end := n.begin(r)
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := n.halt(gone); !errors.Is(err, context.Canceled) || n.halting.Load() {
+		t.Fatalf("%v: it does not wait", err)
+	}
+	halted := make(chan error, 1)
+	go func() { halted <- n.halt(t.Context()) }()
+	for !n.halting.Load() {
+		runtime.Gosched()
+	}
+	select {
+	case err := <-halted:
+		t.Fatalf("it ended before the start did: %v", err)
+	default:
+	}
+	end()
+	must(t, <-halted)
 }
