@@ -94,6 +94,10 @@ var rules = []rule{
 			"(edge/edgecontrol), opens no secret, and has no driver and no ledger of its own to ask instead",
 	},
 	{
+		who: []string{"internal/engine"}, only: []string{},
+		why: "it is in the engine, which is root: it does what containerd does, and knows nothing of the platform",
+	},
+	{
 		who: []string{"internal/posture/kit", "cmd/bulwark-kit"}, only: []string{"internal/posture/kit"},
 		why: "it runs where an attacker would; what it knows of the platform must not be what it was built with",
 	},

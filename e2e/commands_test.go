@@ -65,7 +65,7 @@ import (
 //	flip DIR TEXT                    the same with the newest file of images/DIR that holds TEXT; its path is stdout
 //	older take NAME DIR...|put NAME  see audit_test.go, as leaf OLD NEW and resign
 //	attack [RE...]                   see attack_test.go
-//	cutstarts APP TIMES              start an instance as a server that is killed in the middle, and again as its successor
+//	cutstarts PROCESS APP TIMES      server, node or containerd is killed in the middle of a start, and who comes after it goes on
 //	owned ADDRESS PROCESS...         see owned_test.go; hostileserver, hostileedge and so on are in hostile_*_test.go
 //	registry HOST [token|elsewhere]  start a registry, see registry_test.go; installations made afterwards resolve its name
 //	image NAME:TAG VERSION           push an image of the stories' app to the last one

@@ -14,12 +14,13 @@ import (
 	"github.com/bulwark-paas/bulwark/internal/node/nodeapi"
 )
 
-// cutStarts plays a server that is killed in the middle of a start, TIMES times, each time at another moment of it: "cutstarts APP TIMES".
-// Its successor asks for the same instance at once, and gets it.
+// cutStarts plays a server that is killed in the middle of a start, or kills the node or the engine there, TIMES times, each time at another
+// moment of it: "cutstarts server|node|containerd APP TIMES". Who comes after asks for the same instance at once, and gets it.
 func cutStarts(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) != 2 {
-		ts.Fatalf("usage: cutstarts APP TIMES")
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: cutstarts server|node|containerd APP TIMES")
 	}
+	killed, args := args[0], args[1:]
 	times, err := strconv.Atoi(args[1])
 	ts.Check(err)
 	s := of(ts)
@@ -41,19 +42,36 @@ func cutStarts(ts *testscript.TestScript, neg bool, args []string) {
 	start := func(ctx context.Context, id bulwark.InstanceID) error {
 		return node.Call(ctx, "start", nodeapi.Start{Bundle: release.Bundle, Instance: id, Process: all[0].Process, Index: 2}, nil)
 	}
-	whole, cut := time.Second, 0
+	whole, cut := 100*time.Millisecond, 0
 	for range times {
 		id := bulwark.NewInstanceID()
 		within, leave := context.WithTimeout(ctx, rand.N(whole))
 		began := time.Now()
-		if start(within, id) != nil {
+		if killed != "server" {
+			ended := make(chan struct{})
+			go func() {
+				defer close(ended)
+				_ = start(ctx, id) // whatever comes of it: the client itself may ask the next node
+			}()
+			<-within.Done()
+			select {
+			case <-ended:
+			default:
+				cut++
+			}
+			s.on.end(ts, killed, syscall.SIGKILL)
+			back(ts, false, []string{killed})
+			<-ended
+		} else if start(within, id) != nil {
 			cut++
 		}
 		leave()
 		if err := start(ctx, id); err != nil {
 			ts.Fatalf("after %d starts that were cut off: %v", cut, err)
 		}
-		whole = min(whole, time.Since(began))
+		if killed == "server" {
+			whole = min(whole, time.Since(began))
+		}
 		ts.Check(node.Call(ctx, "stop", nodeapi.Stop{Instance: id}, nil))
 	}
 	ts.Logf("%d starts of %d were cut off", cut, times)

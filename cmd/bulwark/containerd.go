@@ -9,9 +9,10 @@ import (
 	"time"
 
 	_ "github.com/containerd/containerd/v2/cmd/containerd/builtins" // the engine's plugins
-	engine "github.com/containerd/containerd/v2/cmd/containerd/command"
+	containerd "github.com/containerd/containerd/v2/cmd/containerd/command"
 
 	"github.com/bulwark-paas/bulwark/internal/atomicfile"
+	"github.com/bulwark-paas/bulwark/internal/engine"
 	"github.com/bulwark-paas/bulwark/internal/install"
 )
 
@@ -29,12 +30,12 @@ state = %q
 disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt", "io.containerd.internal.v1.tracing",
   "io.containerd.tracing.processor.v1.otlp", "io.containerd.snapshotter.v1.blockfile", "io.containerd.snapshotter.v1.btrfs",
   "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.erofs", "io.containerd.snapshotter.v1.zfs",
-  "io.containerd.nri.v1.nri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime"]
+  "io.containerd.nri.v1.nri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime", %q]
 [grpc]
   address = %q
 [ttrpc]
   address = %q
-`, filepath.Join(i.ContainerdDir(), "root"), filepath.Join(i.ContainerdDir(), "state"),
+`, filepath.Join(i.ContainerdDir(), "root"), filepath.Join(i.ContainerdDir(), "state"), engine.Replaced,
 		i.Socket(install.ContainerdSocket), i.Socket(install.ContainerdSocket)+".ttrpc")
 	path := filepath.Join(i.ContainerdDir(), "config.toml")
 	if err := atomicfile.Write(path, []byte(config), 0o600); err != nil {
@@ -50,5 +51,6 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"
 			time.Sleep(5 * time.Millisecond)
 		}
 	}()
-	return engine.App().Run(ctx, []string{"containerd", "--config", path, "--log-level", "warn"})
+	engine.Register()
+	return containerd.App().Run(ctx, []string{"containerd", "--config", path, "--log-level", "warn"})
 }
