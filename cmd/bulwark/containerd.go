@@ -24,6 +24,7 @@ func runContainerd(ctx context.Context, c *child) error {
 	// containerd and runc set modes of their own where they matter and count on the usual mask elsewhere: a control group
 	// that its own instance may not even look at makes runc inside a builder fail.
 	syscall.Umask(0o022)
+	root, state := filepath.Join(i.ContainerdDir(), "root"), filepath.Join(i.ContainerdDir(), "state")
 	config := fmt.Sprintf(`version = 3
 root = %q
 state = %q
@@ -35,7 +36,7 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"
   address = %q
 [ttrpc]
   address = %q
-`, filepath.Join(i.ContainerdDir(), "root"), filepath.Join(i.ContainerdDir(), "state"), engine.Replaced,
+`, root, state, engine.Replaced,
 		i.Socket(install.ContainerdSocket), i.Socket(install.ContainerdSocket)+".ttrpc")
 	path := filepath.Join(i.ContainerdDir(), "config.toml")
 	if err := atomicfile.Write(path, []byte(config), 0o600); err != nil {
@@ -52,5 +53,10 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"
 		}
 	}()
 	engine.Register()
+	if n, err := engine.EndLost(state, i.Socket(install.ContainerdSocket)); err != nil {
+		return err
+	} else if n > 0 {
+		c.log.Info("ended shims whose start was cut off", "number", n)
+	}
 	return containerd.App().Run(ctx, []string{"containerd", "--config", path, "--log-level", "warn"})
 }

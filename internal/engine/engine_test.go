@@ -50,10 +50,19 @@ func TestTaskIsMadeWhole(t *testing.T) {
 	impatient, cancel := context.WithCancel(all)
 	cancel()
 	for name, ask := range map[string]func(context.Context) error{
-		"get":    func(ctx context.Context) error { _, err := s.Get(ctx, &api.GetRequest{ContainerID: "a"}); return err },
-		"create": func(ctx context.Context) error { _, err := s.Create(ctx, &api.CreateTaskRequest{ContainerID: "a"}); return err },
-		"start":  func(ctx context.Context) error { _, err := s.Start(ctx, &api.StartRequest{ContainerID: "a"}); return err },
-		"delete": func(ctx context.Context) error { _, err := s.Delete(ctx, &api.DeleteTaskRequest{ContainerID: "a"}); return err },
+		"get": func(ctx context.Context) error { _, err := s.Get(ctx, &api.GetRequest{ContainerID: "a"}); return err },
+		"create": func(ctx context.Context) error {
+			_, err := s.Create(ctx, &api.CreateTaskRequest{ContainerID: "a"})
+			return err
+		},
+		"start": func(ctx context.Context) error {
+			_, err := s.Start(ctx, &api.StartRequest{ContainerID: "a"})
+			return err
+		},
+		"delete": func(ctx context.Context) error {
+			_, err := s.Delete(ctx, &api.DeleteTaskRequest{ContainerID: "a"})
+			return err
+		},
 	} {
 		if err := ask(impatient); !errors.Is(err, context.Canceled) {
 			t.Errorf("%s: %v, want it to wait until it is canceled", name, err)
