@@ -16,7 +16,7 @@ import (
 
 // failing runs a command again and again, and each time has another write of a process fail: the first, the second, until the command makes
 // no more of them. What was acknowledged must be there: the witness's output has a line that holds the pattern. What was not acknowledged
-// must have been refused with a sentence, and the process lives on. "{}" stands for the number of the try.
+// must have been refused with a sentence, and the process lives on. "{}" stands for the number of the try, "{2}" for 1 or 2 by turns.
 //
 //	failing [-step N] PROCESS ENOSPC|EIO PATTERN WITNESS... -- PROGRAM ARG...
 func failing(ts *testscript.TestScript, neg bool, args []string) {
@@ -40,7 +40,7 @@ func failing(ts *testscript.TestScript, neg bool, args []string) {
 	refused := map[string]string{}
 	tries, most := 0, 0
 	for nth := 1; ; nth += *step {
-		number := func(s string) string { return strings.ReplaceAll(s, "{}", strconv.Itoa(nth)) }
+		number := strings.NewReplacer("{}", strconv.Itoa(nth), "{2}", strconv.Itoa(1+tries%2)).Replace
 		var argv []string
 		for _, a := range args[cut+1:] {
 			argv = append(argv, number(a))

@@ -227,7 +227,7 @@ func (i *installation) run(args ...string) (string, error) {
 }
 
 // settle is for what is over already to go away: a process that has ended is seen until its parent has asked for its end.
-const settle = 2 * time.Second
+const settle = 10 * time.Second
 
 // down stops everything and removes the installation; it tells what was left.
 func (i *installation) down() error {
@@ -241,8 +241,8 @@ func (i *installation) down() error {
 			if i.up.err != nil {
 				err = fmt.Errorf("bulwark up, after bulwark down: %w", i.up.err)
 			}
-		case <-time.After(10 * time.Second):
-			err = errors.New("bulwark up still runs 10 s after bulwark down")
+		case <-time.After(30 * time.Second):
+			err = errors.New("bulwark up still runs 30 s after bulwark down")
 			i.up.cmd.Process.Kill()
 		}
 	}
