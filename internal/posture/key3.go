@@ -182,8 +182,17 @@ func (w *World) processes(ctx context.Context, s *search, own bool) (found []str
 	return found, n, nil
 }
 
-// window is how much of a file is looked at at once.
-const window = 4 << 20
+// window is how much of a file is looked at at once, and piece how much of it is read by one call: a kernel that is not preempted does
+// nothing else on that processor until it has copied all of it, and an app's request waits.
+const (
+	window = 1 << 20
+	piece  = 64 << 10
+)
+
+// pieces reads a file in small ones.
+type pieces struct{ io.Reader }
+
+func (p pieces) Read(b []byte) (int, error) { return p.Reader.Read(b[:min(len(b), piece)]) }
 
 // maxSearched bounds how much is read in one run: more than that leaves the control unknown.
 const maxSearched = 20 << 30
@@ -193,6 +202,7 @@ type search struct {
 	marker string
 	forms  [][]byte
 	left   int64
+	buf    []byte // one for all files
 }
 
 func newSearch(marker string) *search {
@@ -294,13 +304,13 @@ func (s *search) reader(ctx context.Context, f *os.File) (bool, error) {
 	}
 	switch {
 	case head[0] == 0x1f && head[1] == 0x8b:
-		zr, err := gzip.NewReader(f)
+		zr, err := gzip.NewReader(pieces{f})
 		if err != nil {
 			return false, nil // it only looks like one
 		}
 		return s.stream(ctx, zr)
 	case bytes.Equal(head[:], []byte{0x28, 0xb5, 0x2f, 0xfd}):
-		zr, err := zstd.NewReader(f)
+		zr, err := zstd.NewReader(pieces{f}, zstd.WithDecoderConcurrency(1))
 		if err != nil {
 			return false, nil
 		}
@@ -315,9 +325,12 @@ func (s *search) stream(ctx context.Context, r io.Reader) (bool, error) {
 	for _, f := range s.forms {
 		longest = max(longest, len(f))
 	}
-	buf := make([]byte, 0, window+longest)
+	if cap(s.buf) < window+longest {
+		s.buf = make([]byte, 0, window+longest)
+	}
+	buf := s.buf[:0]
 	for ctx.Err() == nil {
-		n, err := io.ReadFull(r, buf[len(buf):min(cap(buf), len(buf)+window)])
+		n, err := io.ReadFull(pieces{r}, buf[len(buf):min(cap(buf), len(buf)+window)])
 		buf = buf[:len(buf)+n]
 		if s.left -= int64(n); s.left < 0 {
 			return false, errors.New("there is more to search than one run may read")
