@@ -103,7 +103,9 @@ func (n *instances) register(ctx context.Context, i *instance) bool {
 		err = n.dial.register(ctx, e)
 	}
 	if err != nil {
-		n.log.Warn("dial does not know an instance yet", "instance", i.Instance.Instance, "error", err)
+		if ctx.Err() == nil { // else nobody watches it any more
+			n.log.Warn("dial does not know an instance yet", "instance", i.Instance.Instance, "error", err)
+		}
 		return false
 	}
 	return true

@@ -312,37 +312,6 @@ func (n *Node) follow(ctx context.Context) {
 	}
 }
 
-// resync notes the end of what ended while nobody listened.
-func (n *Node) resync(ctx context.Context) {
-	// Those that are known first: what starts in between is then not missed in the list.
-	n.instances.mu.Lock()
-	gone := map[bulwark.InstanceID]driver.Exit{}
-	for id, i := range n.instances.all {
-		gone[id] = driver.Exit{Instance: id, PID: i.pid, Code: 137} // a shim that died takes its container along
-	}
-	n.instances.mu.Unlock()
-	found, err := n.instances.driver.List(ctx)
-	if err != nil {
-		n.config.Log.Warn("the engine does not answer", "error", err)
-		return
-	}
-	for _, st := range found {
-		switch st.State {
-		case "stopped":
-			e := gone[st.Instance]
-			e.Instance, e.Code = st.Instance, st.ExitCode
-			gone[st.Instance] = e
-		default:
-			delete(gone, st.Instance)
-		}
-	}
-	now := time.Now()
-	for _, e := range gone {
-		e.At = now
-		n.instances.ended(e)
-	}
-}
-
 // Token makes a one-time login token: the fingerprint of the node's key, by which the person's machine knows whom it
 // speaks to, and a secret, by which the node knows the person.
 func (n *Node) token(ctx context.Context, prober bool) (string, error) {

@@ -199,10 +199,15 @@ func (d *Driver) task(ctx context.Context, id string) (client.Task, error) {
 			return t, nil
 		}
 	}
+	return nil, known(err)
+}
+
+// known says of an error whether it is that there is no such instance, or not any more.
+func known(err error) error {
 	if errdefs.IsNotFound(err) {
-		return nil, bulwark.Fail(bulwark.KindNotFound, "The instance does not run.", "", err)
+		return bulwark.Fail(bulwark.KindNotFound, "The instance does not run.", "", err)
 	}
-	return nil, fmt.Errorf("containerd: %w", err)
+	return fmt.Errorf("containerd: %w", err)
 }
 
 // Remove implements [driver.Driver].
@@ -223,14 +228,14 @@ func (d *Driver) Settle(ctx context.Context, id bulwark.InstanceID) error {
 	}
 	st, err := task.Status(ctx)
 	if err != nil {
-		return fmt.Errorf("containerd: %w", err)
+		return known(err)
 	}
 	c, err := d.client.LoadContainer(ctx, string(id))
 	if err != nil {
-		return fmt.Errorf("containerd: %w", err)
+		return known(err)
 	}
 	if _, err := c.SetLabels(ctx, map[string]string{labelExit: strconv.Itoa(int(st.ExitStatus))}); err != nil {
-		return fmt.Errorf("containerd: %w", err)
+		return known(err)
 	}
 	if _, err := task.Delete(ctx); err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("containerd: %w", err)
