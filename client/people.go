@@ -35,7 +35,7 @@ type Project struct {
 
 // Member is somebody's role in a place.
 type Member struct {
-	Person  bulwark.PersonID  `json:"person"`
+	Person  bulwark.PersonID  `json:"person,omitempty" doc:"empty for an invitation that nobody has taken up yet"`
 	Name    string            `json:"name"`
 	Project bulwark.ProjectID `json:"project,omitempty" doc:"empty for the whole organisation"`
 	Role    bulwark.Role      `json:"role"`

@@ -37,16 +37,14 @@ type faulty struct {
 func fail(pid int, under string, but []string, nth int, errno unix.Errno) (*faulty, error) {
 	f := &faulty{pid: pid, under: under, but: but, nth: nth, errno: errno, stop: make(chan struct{}), done: make(chan error, 1), failing: map[int]bool{}}
 	ready := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // what is traced is this thread's
-		defer runtime.UnlockOSThread()
+	childless(func() {
 		err := f.seize()
 		ready <- err
 		if err == nil {
 			err = f.trace()
 		}
 		f.done <- err
-	}()
+	})
 	return f, <-ready
 }
 
@@ -242,25 +240,30 @@ func (f *faulty) text(at uint64) string {
 	return string(s)
 }
 
-// leave lets go of all threads.
+// leave lets go of all threads. It waits for none of them alone: of a process that is just ending the first thread is not told of before the
+// others have been asked for.
 func (f *faulty) leave() error {
 	for _, tid := range f.threads() {
-		if err := unix.PtraceInterrupt(tid); err != nil {
-			continue // it ended
-		}
-		for {
+		_ = unix.PtraceInterrupt(tid) // one that ended is told of below
+	}
+	for late := time.Now().Add(10 * time.Second); time.Now().Before(late); time.Sleep(50 * time.Microsecond) {
+		held := 0
+		for _, tid := range f.threads() {
 			var ws unix.WaitStatus
-			got, err := unix.Wait4(tid, &ws, unix.WALL, nil)
-			if errors.Is(err, unix.EINTR) {
+			got, err := unix.Wait4(tid, &ws, unix.WALL|unix.WNOHANG|wnothread, nil)
+			switch {
+			case errors.Is(err, unix.EINTR), err == nil && got == 0:
+				held++
 				continue
-			}
-			if err != nil || got != tid || !ws.Stopped() {
-				break
+			case err != nil, !ws.Stopped():
+				continue // it was let go of, or has ended
 			}
 			if f.failing[tid] { // it is to hear its answer before it goes on
-				if err := f.stopped(tid, ws); err != nil {
-					break
+				held++
+				if f.stopped(tid, ws) != nil {
+					_ = unix.PtraceSyscall(tid, 0)
 				}
+				_ = unix.PtraceInterrupt(tid)
 				continue
 			}
 			sig := 0
@@ -270,8 +273,26 @@ func (f *faulty) leave() error {
 			if _, _, errno := unix.RawSyscall6(unix.SYS_PTRACE, unix.PTRACE_DETACH, uintptr(tid), 0, uintptr(sig), 0, 0); errno != 0 && errno != unix.ESRCH {
 				return errno
 			}
-			break
+		}
+		if held == 0 {
+			return nil
 		}
 	}
-	return nil
+	return errors.New("some threads are still held")
+}
+
+// childless calls f on a thread of the system's that has started no process, and returns: whoever waits for whatever comes there takes no end
+// of a program from who started it.
+func childless(f func()) {
+	go func() {
+		runtime.LockOSThread() // what is traced is this thread's
+		defer runtime.UnlockOSThread()
+		if b, err := os.ReadFile("/proc/thread-self/children"); err == nil && len(b) == 0 {
+			f()
+			return
+		}
+		done := make(chan struct{})
+		childless(func() { f(); close(done) })
+		<-done // this one is not taken for it again
+	}()
 }

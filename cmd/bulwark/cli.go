@@ -74,6 +74,11 @@ func group(use, short, example string, run action, below ...*cobra.Command) *cob
 		return run(cmd.Context(), args)
 	}
 	cmd.AddCommand(below...)
+	for _, c := range below {
+		if run != nil && c.Name() == "list" { // the same without its name, so with the same flags
+			cmd.Flags().AddFlagSet(c.Flags())
+		}
+	}
 	return cmd
 }
 
@@ -97,6 +102,9 @@ func between(least, most int, what string) cobra.PositionalArgs {
 
 // forApp gives a command the flag that names an app.
 func (c *cli) forApp(cmd *cobra.Command) *cobra.Command {
+	if cmd.Flags().Lookup("app") != nil {
+		return cmd // it has that of its list
+	}
 	cmd.Flags().StringVarP(&c.app, "app", "a", "", "name of the app; else that of the git remote \"bulwark\" here")
 	if err := cmd.RegisterFlagCompletionFunc("app", c.completeApp); err != nil {
 		panic(err) // the flag was made one line above

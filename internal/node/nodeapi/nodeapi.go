@@ -105,7 +105,7 @@ type Members struct {
 
 // Member is somebody's role in an organisation, or in a project of it.
 type Member struct {
-	Person  bulwark.PersonID  `json:"person"`
+	Person  bulwark.PersonID  `json:"person,omitempty"`
 	Name    string            `json:"name"`
 	Project bulwark.ProjectID `json:"project,omitempty"`
 	Role    bulwark.Role      `json:"role"`
