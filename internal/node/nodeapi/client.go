@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -63,8 +64,13 @@ func (c *Client) once(ctx context.Context, verb string, body []byte, out any) er
 	if out == nil {
 		return nil
 	}
-	if err := json.NewDecoder(res.Body).Decode(out); err != nil {
+	b, err := io.ReadAll(res.Body) // the node bounds what it answers
+	if err != nil {
 		return away(err)
+	}
+	if err := json.Unmarshal(b, out); err != nil {
+		// It is here, and says what is not understood: asking again leads to the same. What is not understood is nobody's bad input.
+		return fmt.Errorf("nodeapi: the answer to %s: %v", verb, err) //nolint:errorlint // as above
 	}
 	return nil
 }
