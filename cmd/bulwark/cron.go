@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -111,7 +112,7 @@ func (c *cli) showCron(ctx context.Context, args []string) error {
 			}
 			note := r.Reason
 			if r.Manual {
-				note = "asked for; " + note
+				note = strings.TrimSuffix("asked for; "+note, "; ")
 			}
 			rows = append(rows, []string{cronTime(r).UTC().Format("2006-01-02 15:04:05 UTC"), cronState(r), took, releaseName(r.Release), note})
 		}

@@ -3,9 +3,12 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 
+	"github.com/bulwark-paas/bulwark"
+	"github.com/bulwark-paas/bulwark/client"
 	"github.com/bulwark-paas/bulwark/internal/netpolicy"
 	"github.com/bulwark-paas/bulwark/internal/statement"
 )
@@ -32,6 +35,9 @@ func (c *cli) domain(ctx context.Context, text string, kind statement.Kind, done
 	s, name, app, err := c.withApp(ctx)
 	if err != nil {
 		return err
+	}
+	if kind == statement.KindDomainRemove && !slices.Contains(app.Domains, host) {
+		return bulwark.Fail(bulwark.KindNotFound, fmt.Sprintf("%s does not answer to %s.", name, host), "See bulwark domains.", nil)
 	}
 	return c.setting(ctx, s, name, app.ID, kind, statement.Domain{Host: host}, fmt.Sprintf(done, name, host))
 }
@@ -101,6 +107,15 @@ func (c *cli) egress(ctx context.Context, text string, kind statement.Kind, done
 	s, name, app, err := c.withApp(ctx)
 	if err != nil {
 		return err
+	}
+	if kind == statement.KindEgressDeny {
+		rules, err := s.Egress(ctx, name)
+		if err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(rules, func(r client.EgressRule) bool { return r.Rule == to.String() }) {
+			return bulwark.Fail(bulwark.KindNotFound, fmt.Sprintf("%s was not opened for %s.", to, name), "See bulwark egress.", nil)
+		}
 	}
 	return c.setting(ctx, s, name, app.ID, kind, statement.Egress{Rule: to.String()}, fmt.Sprintf(done, name, to))
 }

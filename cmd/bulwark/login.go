@@ -258,13 +258,35 @@ func (c *cli) signedInAs(ctx context.Context, st *store, s *session, me client.M
 	if err != nil {
 		return err
 	}
+	elses := c.ofSomebodyElse(ctx, s, key)
 	return c.result(s.signIn(me), func() {
 		c.say("Signed in at %s as %s.", srv.URL, me.Person)
 		c.fields("  Server's node", srv.Node, "  Device key", filepath.Join(st.dir, srv.Device)+" ("+s.fingerprint()+")", "  SSH key", srv.SSH)
 		if pinned > 0 {
 			c.say("The server's SSH host keys were pinned in ~/.ssh/known_hosts.")
 		}
+		if elses != "" {
+			c.say("That SSH key is registered there for %s, so what you push with it counts as theirs. For one of your own: bulwark keys add PATH", elses)
+		}
 	})
+}
+
+// ofSomebodyElse tells whose an SSH key is that was to be registered and is another person's already, most often the same human being's from
+// an earlier device; "" if it is nobody else's, or if that cannot be known, which matters little.
+func (c *cli) ofSomebodyElse(ctx context.Context, s *session, key *sshKey) bulwark.PersonID {
+	if key == nil {
+		return ""
+	}
+	keys, err := s.Keys(ctx)
+	if err != nil {
+		return ""
+	}
+	for _, k := range keys {
+		if k.Kind == "ssh" && k.Fingerprint == key.fingerprint() && k.Person != s.server.Person {
+			return k.Person
+		}
+	}
+	return ""
 }
 
 // fingerprint is the device key's.

@@ -4,6 +4,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -66,7 +67,7 @@ func (l *Ledger) apply(tx *sql.Tx, p *Principal, s *statement.Statement, r *Rece
 	case statement.KindRun:
 		return decode(s, checkRun)
 	case statement.KindResize:
-		return decode(s, func(b statement.Resize) error { return resize(tx, app, b) })
+		return decode(s, func(b statement.Resize) error { return l.resize(tx, app, b) })
 	case statement.KindProtect:
 		return decode(s, func(b statement.Protect) error { return l.protect(tx, app, b, r) })
 	case statement.KindProtectApprove:
@@ -307,7 +308,21 @@ func configAt(tx *sql.Tx, app bulwark.AppID, revision uint64) (map[bulwark.Confi
 	return digests, sealed, rows.Err()
 }
 
-func resize(tx *sql.Tx, app *App, b statement.Resize) error {
+// resize takes sizes of what the release that serves has: a misspelt name is refused, and no name is kept that nobody has.
+func (l *Ledger) resize(tx *sql.Tx, app *App, b statement.Resize) error {
+	if app.Promoted == 0 {
+		return bulwark.Fail(bulwark.KindConflict, fmt.Sprintf("App %s has no release that serves yet.", app.Name), "Deploy it first: git push bulwark main.", nil)
+	}
+	_, r, err := l.bundle(tx, app.ID, app.Promoted)
+	if err != nil {
+		return err
+	}
+	for _, p := range slices.Sorted(maps.Keys(b.Sizes)) {
+		_, process := r.Plan.Processes[p]
+		if !process && !slices.ContainsFunc(r.Plan.Cron, func(j bulwark.CronJob) bool { return j.Name == p }) {
+			return bulwark.Fail(bulwark.KindInvalid, fmt.Sprintf("App %s has no process type %s.", app.Name, p), "See bulwark ps and bulwark cron.", nil)
+		}
+	}
 	for p, z := range b.Sizes {
 		if _, err := tx.Exec(`INSERT INTO size (app, process, size) VALUES (?,?,?) ON CONFLICT DO UPDATE SET size = excluded.size`, app.ID, p, z); err != nil {
 			return err

@@ -103,9 +103,9 @@ func newFull(t *testing.T) (*full, string) {
 	b.must(f.p, statement.KindBuildSecret, f.app, statement.ConfigSet{Set: map[bulwark.ConfigName][]byte{"NPM": b.value(f.app, seal.UseBuild, "NPM", "npm-secret")}})
 	b.must(f.p, statement.KindDomainAdd, f.app, statement.Domain{Host: "www.example.net"})
 	b.must(f.p, statement.KindEgressAllow, f.app, statement.Egress{Rule: "db.example.org:5432"})
-	b.must(f.p, statement.KindResize, f.app, statement.Resize{Sizes: map[bulwark.ProcessType]bulwark.Size{"web": "large"}})
 	bundle, r := b.deployed(f.p, f.app, "shop")
 	f.bundle, f.image = bundle, r.Image
+	b.must(f.p, statement.KindResize, f.app, statement.Resize{Sizes: map[bulwark.ProcessType]bulwark.Size{"web": "large"}})
 	f.push = b.pushed(f.p, f.app, "shop")
 	b.built(f.push, "shop")
 	return f, path

@@ -76,6 +76,8 @@ func TestReleaseComposition(t *testing.T) {
 		t.Fatalf("v3 is %+v", v3)
 	}
 	v4 := promoted(b.must(p, statement.KindResize, app, statement.Resize{Sizes: map[bulwark.ProcessType]bulwark.Size{"web": bulwark.SizeLarge}}))
+	b.refused(p, bulwark.KindInvalid, statement.KindResize, app, statement.Resize{Sizes: map[bulwark.ProcessType]bulwark.Size{"web": bulwark.SizeTiny, "wbe": bulwark.SizeTiny}})
+	b.refused(p, bulwark.KindConflict, statement.KindResize, b.app(p, "empty"), statement.Resize{Sizes: map[bulwark.ProcessType]bulwark.Size{"web": bulwark.SizeTiny}})
 	if v4.Image != v2.Image || v4.Sizes["web"] != bulwark.SizeLarge || v4.Config != *second.Config {
 		t.Fatalf("v4 is %+v", v4)
 	}
