@@ -24,6 +24,8 @@ import (
 	"github.com/containerd/typeurl/v2"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/bulwark-paas/bulwark"
 	"github.com/bulwark-paas/bulwark/internal/instance/driver"
@@ -368,22 +370,27 @@ func (d *Driver) Exits(ctx context.Context) (<-chan driver.Exit, error) {
 	return out, nil
 }
 
-// Wait waits until a container's process ended and returns its exit code.
+// Wait waits until a container's process ended and returns its exit code. An engine that is killed meanwhile leaves the process and its shim
+// alone, so the next one is asked.
 func (d *Driver) Wait(ctx context.Context, id string) (int, error) {
 	ctx = namespaces.WithNamespace(ctx, Namespace)
-	task, err := d.task(ctx, id)
-	if err != nil {
-		return 0, err
-	}
-	exit, err := task.Wait(ctx)
-	if err != nil {
-		return 0, fmt.Errorf("containerd: %w", err)
-	}
-	select {
-	case st := <-exit:
-		return int(st.ExitCode()), st.Error()
-	case <-ctx.Done():
-		return 0, context.Cause(ctx)
+	for {
+		task, err := d.task(ctx, id)
+		if err != nil {
+			return 0, failed(err)
+		}
+		exit, err := task.Wait(ctx)
+		if err != nil {
+			return 0, fmt.Errorf("containerd: %w", err)
+		}
+		select {
+		case st := <-exit:
+			if err := st.Error(); status.Code(err) != codes.Unavailable {
+				return int(st.ExitCode()), err
+			}
+		case <-ctx.Done():
+			return 0, context.Cause(ctx)
+		}
 	}
 }
 
