@@ -492,7 +492,8 @@ func (f *fake) admit(a *fakeApp, rec *ledger.Receipt, from statement.Resource, k
 	p := statement.Provenance{Type: statement.InTotoType, PredicateType: statement.SLSAType, Subject: []statement.Subject{{Name: string(a.Name), Digest: map[string]string{"sha256": image.Hex()}}}}
 	p.Predicate.BuildDefinition = statement.BuildDefinition{BuildType: kind,
 		ExternalParameters: statement.ExternalParameters{Node: f.ledger.Node(), App: a.ID, Name: a.Name,
-			Cause: statement.Cause{Kind: rec.Kind, Person: rec.Person, Key: rec.Key, Digest: rec.Digest}},
+			Cause: statement.Cause{Kind: rec.Kind, Person: rec.Person, Key: rec.Key, Digest: rec.Digest},
+			Plan:  bulwark.Plan{Processes: map[bulwark.ProcessType]bulwark.Command{"web": {Argv: []string{"./server"}}, "worker": {Argv: []string{"./worker"}}}}},
 		ResolvedDependencies: []statement.Resource{from}}
 	p.Predicate.RunDetails = statement.RunDetails{Builder: statement.Builder{ID: "https://bulwark.dev/builder/v1"}, Metadata: statement.Metadata{InvocationID: "bld_x"}}
 	_, err := f.ledger.Admit(context.Background(), bulwark.NewBuildID(), rec.Digest, &p)
