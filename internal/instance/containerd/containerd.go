@@ -391,6 +391,11 @@ func (d *Driver) Wait(ctx context.Context, id string) (int, error) {
 		case <-ctx.Done():
 			return 0, context.Cause(ctx)
 		}
+		select { // it says so of a shim that just went, too: then there is soon no task
+		case <-time.After(removePause):
+		case <-ctx.Done():
+			return 0, context.Cause(ctx)
+		}
 	}
 }
 
