@@ -358,8 +358,9 @@ func (i *installation) authorities() (*x509.CertPool, error) {
 	return pool, err
 }
 
-// served is how the edge records a request that was answered as it should be, of which there are thousands.
-var served = regexp.MustCompile(`"status":[1-4]\d\d,`)
+// usual matches what the logs are full of: requests that the edge answered as it should, the engine's word for each container that
+// ended, and what holds for every process on this machine.
+var usual = regexp.MustCompile(`"status":[1-4]\d\d,|cgroups: epoll wait|lacks CAP_SYS_RESOURCE`)
 
 // logs are the ends of the processes' logs.
 func (i *installation) logs() string {
@@ -371,7 +372,7 @@ func (i *installation) logs() string {
 		if err != nil || len(text) == 0 || strings.Contains(filepath.Base(f), "access") {
 			continue
 		}
-		all := slices.DeleteFunc(strings.Split(strings.TrimRight(string(text), "\n"), "\n"), served.MatchString)
+		all := slices.DeleteFunc(strings.Split(strings.TrimRight(string(text), "\n"), "\n"), usual.MatchString)
 		fmt.Fprintf(&b, "--- %s\n", strings.TrimPrefix(f, i.dir+"/"))
 		for _, l := range all[max(0, len(all)-lines):] {
 			b.WriteString(l[:min(width, len(l))] + "\n")

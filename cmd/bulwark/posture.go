@@ -197,11 +197,21 @@ func (c *cli) showPosture(p *shownPosture, f postureFlags) {
 		rows = append(rows, c.postureRow(v))
 	}
 	c.table(rows)
-	for _, v := range p.Controls {
-		c.showChecks(v, f.details)
+	var open []string
+	for _, last := range []bool{false, true} { // what does not pass comes last, where it is seen
+		for _, v := range p.Controls {
+			if passes := v.Outcome == postureapi.Pass; passes != last {
+				c.showChecks(v, f.details)
+				if !passes {
+					open = append(open, v.Control)
+				}
+			}
+		}
 	}
 	if p.Holds {
 		c.say("All of it holds.")
+	} else {
+		c.say("Not proved to hold: %s.", strings.Join(open, ", "))
 	}
 }
 

@@ -1,6 +1,6 @@
 // Command testsum reads what "go test -json" writes and prints it for people: each test's result as it comes, of what failed the lines
 // that say what it missed, and at the end the whole output of what failed, the slowest packages, those lines once more, and one line
-// with the numbers. A record of a run may keep but a part: the first failures, or its end.
+// with the numbers. A record of a run may keep but a part, the first failures or its end, so both are short: the logs are between them.
 //
 // It promises that its exit code is 0 only if something ran and nothing failed. A package that does not build, panics
 // or runs out of time counts as a failure, and so does a skipped test: here everything that a test may want is there.
@@ -115,8 +115,8 @@ func (s *summary) take(e event) {
 	case "build-output":
 		s.print(e.Output)
 	case "output":
-		if e.Test == "" && e.Output != "PASS\n" {
-			s.print(e.Output) // "ok", "FAIL", what TestMain prints, a panic
+		if e.Test == "" && strings.HasPrefix(e.Output, "ok ") {
+			s.print(e.Output)
 		} else {
 			s.output[t] = append(s.output[t], e.Output)
 		}
@@ -137,9 +137,7 @@ func (s *summary) finish(t test, e event) {
 		s.whole = append(s.whole, output)
 		if !s.broken[t] { // else it failed only because something in it did, which is booked
 			s.failed = append(s.failed, t.String())
-			words := "--- FAIL: " + t.String() + "\n" + missed(output)
-			s.print(words)
-			s.words = append(s.words, words)
+			s.say("--- FAIL: "+t.name+" ("+t.pkg+")\n", output)
 		}
 		for up, ok := t, true; ok; up.name, _, ok = cutLast(up.name) {
 			s.broken[up] = true
@@ -165,21 +163,34 @@ func (s *summary) finishPackage(t test, e event) {
 		return // has no tests
 	}
 	s.times = append(s.times, took{t.pkg, e.Elapsed})
+	own := strings.TrimSuffix(strings.Join(s.output[t], ""), "PASS\n") // what TestMain prints, a panic
+	delete(s.output, t)
 	if e.Action != "fail" {
+		s.print(own)
 		return
 	}
 	for of, lines := range s.output { // a test that a panic or the end of time cut short
 		if of.pkg == t.pkg {
-			s.print(lines...)
+			own = strings.Join(lines, "") + own
+			delete(s.output, of)
 		}
 	}
+	s.whole = append(s.whole, own)
 	if !s.broken[t] {
 		why := " (a panic, TestMain or the time limit)"
 		if e.FailedBuild != "" {
 			why = " (does not build)"
 		}
 		s.failed = append(s.failed, t.pkg+why)
+		s.say("--- FAIL: "+t.pkg+why+"\n", own)
 	}
+}
+
+// say prints what a failed test missed, now and once more at the end.
+func (s *summary) say(head, output string) {
+	words := head + missed(output)
+	s.print(words)
+	s.words = append(s.words, words)
 }
 
 // end prints what there is to say of the whole and returns the line with the numbers.
@@ -219,13 +230,17 @@ func (s *summary) print(lines ...string) {
 	}
 }
 
-// told matches the first line of what a test says by its own words.
-var told = regexp.MustCompile(`^ *\w+\.go:\d+: `)
+// told matches the first line of what a test, or the runtime, says by its own words.
+var told = regexp.MustCompile(`^( *\w+\.go:\d+: |panic: |fatal error: |WARNING: DATA RACE)`)
 
 // missed is the part of a test's output in which it says what it missed: the beginning of each of its own words, and the lines up to
 // that in which a story tells its failure. Where there is none of both it is the end.
 func missed(output string) string {
-	const most, width, own, story = 40, 300, 8, 15
+	const most, width, story = 30, 300, 20
+	own := 8
+	if strings.Contains(output, " FAIL: ") {
+		own = 1
+	}
 	all := strings.Split(strings.TrimRight(output, "\n"), "\n")
 	show := make([]bool, len(all))
 	for i, l := range all {
@@ -248,7 +263,7 @@ func missed(output string) string {
 	var b strings.Builder
 	lines := 0
 	for i, l := range all {
-		if show[i] && lines < 2*most {
+		if show[i] && lines < most {
 			b.WriteString(l[:min(width, len(l))] + "\n")
 			lines++
 		}

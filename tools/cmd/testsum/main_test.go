@@ -27,15 +27,17 @@ func TestSummary(t *testing.T) {
 		"does not build": {pass + ok + `{"ImportPath":"q","Action":"build-output","Output":"undefined: x\n"}
 {"Action":"start","Package":"q"}
 {"Action":"fail","Package":"q","Elapsed":0,"FailedBuild":"q"}`, "1 passed, 1 failed", "undefined: x"},
-		"a subtest": {strings.ReplaceAll(pass, `"pass"`, `"fail"`) + strings.ReplaceAll(ok, `"pass"`, `"fail"`), "0 passed, 1 failed", "Failed:\n  p TestA/one\n--- FAIL: p TestA/one\nquiet\n"},
+		"a subtest": {strings.ReplaceAll(pass, `"pass"`, `"fail"`) + strings.ReplaceAll(ok, `"pass"`, `"fail"`), "0 passed, 1 failed", "Failed:\n  p TestA/one\n--- FAIL: TestA/one (p)\nquiet\n"},
 		"a story": {`{"Action":"run","Package":"p","Test":"TestS"}` + "\n" + `{"Action":"output","Package":"p","Test":"TestS","Output":"    > stdout 'all of it'\n    FAIL: s.txtar:3: no match\n` +
-			strings.Repeat("a log\\n", 50) + `"}` + "\n" + `{"Action":"fail","Package":"p","Test":"TestS"}`, "0 passed, 1 failed", "Failed:\n  p TestS\n--- FAIL: p TestS\n    > stdout 'all of it'\n    FAIL: s.txtar:3: no match\n\n"},
+			strings.Repeat("a log\\n", 50) + `"}` + "\n" + `{"Action":"fail","Package":"p","Test":"TestS"}`, "0 passed, 1 failed", "Failed:\n  p TestS\n--- FAIL: TestS (p)\n    > stdout 'all of it'\n    FAIL: s.txtar:3: no match\n\n"},
 		"its own words": {`{"Action":"run","Package":"p","Test":"TestS"}` + "\n" + `{"Action":"output","Package":"p","Test":"TestS","Output":"    s_test.go:3: it is left\n` +
 			strings.Repeat("a log\\n", 50) + `PASS\n"}` + "\n" + `{"Action":"fail","Package":"p","Test":"TestS"}`, "0 passed, 1 failed",
-			"--- FAIL: p TestS\n    s_test.go:3: it is left\n" + strings.Repeat("a log\n", 7) + "\n"},
+			"--- FAIL: TestS (p)\n    s_test.go:3: it is left\n" + strings.Repeat("a log\n", 7) + "\n"},
 		"a panic": {pass + `{"Action":"run","Package":"p","Test":"TestC"}
 {"Action":"output","Package":"p","Test":"TestC","Output":"panic: boom\n"}
-{"Action":"fail","Package":"p","Elapsed":0.1}`, "1 passed, 1 failed", "panic: boom"},
+{"Action":"fail","Package":"p","Elapsed":0.1}`, "1 passed, 1 failed", "--- FAIL: p (a panic, TestMain or the time limit)\npanic: boom\n"},
+		"TestMain": {pass + `{"Action":"output","Package":"p","Output":"it is left\n"}` + "\n" + `{"Action":"fail","Package":"p","Elapsed":0.1}`,
+			"1 passed, 1 failed", "Failed:\n  p (a panic, TestMain or the time limit)\n--- FAIL: p (a panic, TestMain or the time limit)\nit is left\n"},
 	} {
 		var out bytes.Buffer
 		s := newSummary(&out)
