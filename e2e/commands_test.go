@@ -14,11 +14,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -48,13 +46,13 @@ import (
 //	random FILE                      make a file with a text that is nowhere else
 //	load start|stop|check NAME …     a steady load, see load_test.go
 //	status                           the processes of the installation, as the supervisor says
-//	kill9 PROCESS                    kill a process of the platform, or the supervisor itself ("up")
+//	kill9 PROCESS [D]                kill a process of the platform, or the supervisor itself ("up"); nobody starts it again for D
 //	back PROCESS                     wait until it runs again
 //	up [plain]                       start the supervisor again after it was killed; plain: by its root alone
 //	restart PROCESS                  have the supervisor replace a process
 //	gone D TEXT                      no process of the installation has TEXT in its command line, or soon has not
 //	invited PERSONA FILE             see people_test.go; also withtoken and closed
-//	many D N TEXT                    N processes have
+//	many D N TEXT                    N processes have; N may be "some"
 //	waiting D APP N                  N pushes to the app wait for another one
 //	settled D APP                    nothing of the app is under way
 //	history N D PROCESS...           N people change config while processes are killed: what they were told fits together
@@ -400,70 +398,6 @@ func status(ts *testscript.TestScript, _ bool, _ []string) {
 	for _, p := range all {
 		fmt.Fprintf(ts.Stdout(), "%s %s pid=%d restarts=%d exit=%q\n", p.Name, p.State, p.PID, p.Restarts, p.LastExit)
 	}
-}
-
-func kill9(ts *testscript.TestScript, _ bool, args []string) {
-	if len(args) != 1 {
-		ts.Fatalf("usage: kill9 PROCESS")
-	}
-	on := of(ts).on
-	if args[0] == "up" {
-		ts.Check(on.killUp())
-		return
-	}
-	on.end(ts, args[0], syscall.SIGKILL)
-}
-
-// term sends SIGTERM to a process past the supervisor, which must have noticed when it returns: "term PROCESS".
-func term(ts *testscript.TestScript, _ bool, args []string) {
-	if len(args) != 1 {
-		ts.Fatalf("usage: term PROCESS")
-	}
-	of(ts).on.end(ts, args[0], syscall.SIGTERM)
-}
-
-func (i *installation) end(ts *testscript.TestScript, name string, by syscall.Signal) {
-	pid, err := i.pid(name)
-	ts.Check(err)
-	ts.Check(syscall.Kill(pid, by))
-	// The supervisor must have noticed before somebody asks whether it is back.
-	ts.Check(poll(10*time.Second, func() error {
-		if now, err := i.pid(name); err == nil && now == pid {
-			return fmt.Errorf("the supervisor still says that %s is process %d", name, pid)
-		}
-		return nil
-	}))
-}
-
-func (i *installation) pid(name string) (int, error) {
-	all, err := i.status()
-	if err != nil {
-		return 0, err
-	}
-	for _, p := range all {
-		if p.Name == name && p.PID != 0 {
-			return p.PID, nil
-		}
-	}
-	return 0, fmt.Errorf("there is no running process %s", name)
-}
-
-func back(ts *testscript.TestScript, _ bool, args []string) {
-	on := of(ts).on
-	began := time.Now()
-	ts.Check(poll(60*time.Second, func() error {
-		all, err := on.status()
-		if err != nil {
-			return err
-		}
-		for _, p := range all {
-			if (len(args) == 0 || slices.Contains(args, p.Name)) && p.State != "running" {
-				return fmt.Errorf("%s is %s (%s)", p.Name, p.State, p.LastExit)
-			}
-		}
-		return nil
-	}))
-	ts.Logf("%s: back after %d ms", strings.Join(args, " "), time.Since(began).Milliseconds())
 }
 
 func up(ts *testscript.TestScript, _ bool, args []string) {

@@ -37,7 +37,8 @@ type builder struct {
 	kill   context.CancelFunc
 	stdin  *io.PipeWriter
 	stdout *io.PipeReader
-	stderr bytes.Buffer
+	output cio.IO // what is copied into stdout
+	stderr limited
 	gone   chan struct{} // closed when the container is removed
 	goneBy error         // before gone is closed
 	told   chan struct{} // closed when its last word was read; nil before there is a job
@@ -49,7 +50,7 @@ type builder struct {
 
 // newBuilder starts a builder for an app.
 func (b *builds) newBuilder(ctx context.Context, app *ledger.App) (k *builder, err error) {
-	k = &builder{b: b, app: app, id: bulwark.NewBuildID(), gone: make(chan struct{})}
+	k = &builder{b: b, app: app, id: bulwark.NewBuildID(), stderr: limited{n: 64 << 10}, gone: make(chan struct{})}
 	k.ctx, k.kill = context.WithCancel(context.Background())
 	k.in = b.dir(k.id) + ".in"
 	running := false
@@ -92,10 +93,15 @@ func (b *builds) newBuilder(ctx context.Context, app *ledger.App) (k *builder, e
 	stdin, write := io.Pipe()
 	stdout, said := io.Pipe()
 	k.stdin, k.stdout = write, stdout
+	create := cio.NewCreator(cio.WithStreams(io.MultiReader(bytes.NewReader(setup), stdin), said, &k.stderr),
+		cio.WithFIFODir(k.fifos()))
 	_, err = b.engine.Run(ctx, string(k.id), spec, containerd.Options{
 		Network: k.way.connect,
-		IO: cio.NewCreator(cio.WithStreams(io.MultiReader(bytes.NewReader(setup), stdin), said, &limited{w: &k.stderr, n: 64 << 10}),
-			cio.WithFIFODir(k.fifos())),
+		IO: func(id string) (output cio.IO, err error) {
+			output, err = create(id)
+			k.output = output
+			return output, err
+		},
 	})
 	if err != nil {
 		return k, err
@@ -108,19 +114,40 @@ func (b *builds) newBuilder(ctx context.Context, app *ledger.App) (k *builder, e
 // fifos is where the engine makes the pipes to the container.
 func (k *builder) fifos() string { return k.in + ".io" }
 
+// outputTime bounds the wait for the last of a builder's output: nobody may be reading it.
+const outputTime = 10 * time.Second
+
 // wait removes the container when it has ended, or is to end.
 func (k *builder) wait(said io.Closer) {
 	code, err := k.b.engine.Wait(k.ctx, string(k.id))
-	if rerr := k.b.engine.RemoveID(context.WithoutCancel(k.ctx), string(k.id)); err == nil {
-		err = rerr // RemoveID also waits for the last of the output
-	}
-	if err == nil && code != 0 {
-		k.b.log.Info("builder ended", "builder", k.id, "code", code, "stderr", k.stderr.String())
+	ended := err == nil || bulwark.KindOf(err) == bulwark.KindNotFound // then nobody knows the code
+	rerr := k.b.engine.RemoveID(context.WithoutCancel(k.ctx), string(k.id))
+	if ended {
+		k.heard()
+		err = rerr
 	}
 	said.Close()
 	k.stdin.Close()
+	if k.ctx.Err() == nil && (!ended || code != 0) {
+		k.b.log.Info("builder ended", "builder", k.id, "code", code, "error", err, "stderr", k.stderr.String())
+	}
 	k.goneBy = err
 	close(k.gone)
+}
+
+// heard waits until all that the builder said is read. Its shim copied it before it let the container be removed; here it may still be on
+// its way, and the result is the last of it.
+func (k *builder) heard() {
+	read := make(chan struct{})
+	go func() {
+		k.output.Wait()
+		close(read)
+	}()
+	select {
+	case <-read:
+	case <-k.ctx.Done():
+	case <-time.After(outputTime):
+	}
 }
 
 // work hands over the source and the job, and returns the builder's result as soon as it says so; it ends after that.

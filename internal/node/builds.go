@@ -428,17 +428,28 @@ func clean(s string) string {
 	}, s)
 }
 
-// limited keeps the first n bytes.
+// limited keeps the first n bytes. It can be read while it is written.
 type limited struct {
-	w *bytes.Buffer
-	n int
+	n    int
+	mu   sync.Mutex // guards kept
+	kept bytes.Buffer
 }
 
+// Write implements [io.Writer].
 func (l *limited) Write(p []byte) (int, error) {
-	if room := l.n - l.w.Len(); room > 0 {
-		l.w.Write(p[:min(room, len(p))])
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if room := l.n - l.kept.Len(); room > 0 {
+		l.kept.Write(p[:min(room, len(p))])
 	}
 	return len(p), nil
+}
+
+// String is what was kept.
+func (l *limited) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.kept.String()
 }
 
 func cgroupV1() bool {

@@ -64,11 +64,11 @@ func (b *builds) measure(ctx context.Context, dir string, uid uint32, commit bul
 	}
 	// Two questions at once: a person waits for each program that starts.
 	of := string(commit) + "^{tree}"
-	var said bytes.Buffer
+	said := limited{n: 1 << 10}
 	var counted error
 	var counting sync.WaitGroup
 	counting.Go(func() { counted = b.count(run, of) })
-	err = run(nil, &limited{w: &said, n: 1 << 10}, "rev-parse", "--verify", of)
+	err = run(nil, &said, "rev-parse", "--verify", of)
 	if counting.Wait(); counted != nil {
 		err = counted
 	}

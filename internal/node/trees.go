@@ -1,7 +1,6 @@
 package node
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -124,9 +123,9 @@ func (b *builds) unpack(ctx context.Context, dir string, uid uint32, want statem
 
 // unpacker runs bulwark-unpack. What it says may be the word of whoever made the stream.
 func (b *builds) unpacker(ctx context.Context, mode, src string, uid uint32, body io.Reader) (*tree.Outcome, error) {
-	var said bytes.Buffer
+	said := limited{n: 64 << 10}
 	cmd := cell.Cmd{What: "Unpacking the source", Hint: "Look for very large files or very many of them in the folder.",
-		Path: b.config.Unpack, Args: []string{mode, src}, Dir: src, Stdin: body, Stdout: &limited{w: &said, n: 64 << 10}, User: uid, Limits: sourceLimits}
+		Path: b.config.Unpack, Args: []string{mode, src}, Dir: src, Stdin: body, Stdout: &said, User: uid, Limits: sourceLimits}
 	if body != nil {
 		cmd.Write = []string{src}
 	} else {
@@ -137,7 +136,7 @@ func (b *builds) unpacker(ctx context.Context, mode, src string, uid uint32, bod
 		return nil, err
 	}
 	var out tree.Outcome
-	if jerr := json.Unmarshal(said.Bytes(), &out); err != nil || jerr != nil {
+	if jerr := json.Unmarshal([]byte(said.String()), &out); err != nil || jerr != nil {
 		return nil, fmt.Errorf("node: bulwark-unpack: %w", errors.Join(err, jerr))
 	}
 	if e := out.Error; e != nil {

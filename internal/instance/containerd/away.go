@@ -37,9 +37,12 @@ func patient(ctx context.Context, method string, req, reply any, cc *grpc.Client
 	return invoke(ctx, method, req, reply, cc, opts...)
 }
 
+// away tells of an error that it is the engine's absence.
+func away(err error) bool { return errdefs.IsUnavailable(err) }
+
 // failed makes an error that people can act on of one that says that the engine is not there, or went away in the middle.
 func failed(err error) error {
-	if _, said := errors.AsType[*bulwark.Error](err); said || !errdefs.IsUnavailable(err) {
+	if _, said := errors.AsType[*bulwark.Error](err); said || !away(err) {
 		return err
 	}
 	return bulwark.Fail(bulwark.KindUnavailable, "The engine does not answer.", "Try again in a moment; on the machine, see bulwark status and containerd's log.", err)

@@ -21,11 +21,10 @@ import (
 	"github.com/containerd/containerd/v2/pkg/cio"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/containerd/typeurl/v2"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	"github.com/bulwark-paas/bulwark"
 	"github.com/bulwark-paas/bulwark/internal/instance/driver"
@@ -371,31 +370,48 @@ func (d *Driver) Exits(ctx context.Context) (<-chan driver.Exit, error) {
 }
 
 // Wait waits until a container's process ended and returns its exit code. An engine that is killed meanwhile leaves the process and its shim
-// alone, so the next one is asked.
+// alone, so the next one is asked, for as long as it takes. KindNotFound if the process is over and nobody knows its exit code any more: it ended while
+// there was no engine.
 func (d *Driver) Wait(ctx context.Context, id string) (int, error) {
 	ctx = namespaces.WithNamespace(ctx, Namespace)
+	var failing time.Time // since when there is an engine, and it answers with errors
 	for {
-		task, err := d.task(ctx, id)
-		if err != nil {
-			return 0, failed(err)
-		}
-		exit, err := task.Wait(ctx)
-		if err != nil {
-			return 0, fmt.Errorf("containerd: %w", err)
+		code, err := d.waitOnce(ctx, id)
+		switch {
+		case err == nil || ctx.Err() != nil || bulwark.KindOf(err) == bulwark.KindNotFound:
+			return code, err
+		case away(err): // it says so of a shim that just went, too: then there is soon no task
+			failing = time.Time{}
+		case failing.IsZero():
+			failing = time.Now()
+		case time.Since(failing) > awayTime:
+			return 0, err
 		}
 		select {
-		case st := <-exit:
-			if err := st.Error(); status.Code(err) != codes.Unavailable {
-				return int(st.ExitCode()), err
-			}
-		case <-ctx.Done():
-			return 0, context.Cause(ctx)
-		}
-		select { // it says so of a shim that just went, too: then there is soon no task
 		case <-time.After(removePause):
 		case <-ctx.Done():
 			return 0, context.Cause(ctx)
 		}
+	}
+}
+
+func (d *Driver) waitOnce(ctx context.Context, id string) (int, error) {
+	task, err := d.task(ctx, id)
+	if err != nil {
+		return 0, err
+	}
+	exit, err := task.Wait(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("containerd: %w", err)
+	}
+	select {
+	case st := <-exit:
+		if err := st.Error(); err != nil {
+			return 0, known(errgrpc.ToNative(err)) // the one call of its client that does not do so itself
+		}
+		return int(st.ExitCode()), nil
+	case <-ctx.Done():
+		return 0, context.Cause(ctx)
 	}
 }
 
