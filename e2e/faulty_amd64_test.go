@@ -17,13 +17,14 @@ import (
 )
 
 // faulty has one write of a running process fail, the nth that it makes to what it keeps on disk. Each thread of the process is stopped at each
-// of its system calls meanwhile (ptrace(2)); the one that is to fail is not made, and the kernel's answer to it is ours.
+// of its system calls meanwhile (ptrace(2)); the one that is to fail is not made, and the kernel's answer to it is ours. Or the process is
+// killed in its place.
 type faulty struct {
 	pid   int
 	under string // files below it count
 	but   []string
 	nth   int
-	errno unix.Errno
+	errno unix.Errno // 0: SIGKILL
 
 	seen int
 	hit  string // what was made to fail
@@ -182,7 +183,11 @@ func (f *faulty) call(tid int) error {
 		if f.seen++; f.seen != f.nth {
 			return nil
 		}
-		f.hit, f.failing[tid] = what, true
+		f.hit = what
+		if f.errno == 0 {
+			return unix.Kill(f.pid, unix.SIGKILL)
+		}
+		f.failing[tid] = true
 		r.Orig_rax = unix.SYS_GETPID // in its place; the filter of calls, which comes after this, does not know what is none at all
 		return unix.PtraceSetRegsAmd64(tid, &r)
 	case info[0] == stopExit && f.failing[tid]:

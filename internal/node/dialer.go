@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -32,14 +34,24 @@ func (d *dialer) register(ctx context.Context, e dial.Entry) error {
 	if ctx.Err() != nil {
 		return ctx.Err() // it ends: what is registered now would stay for ever
 	}
-	d.entries[e.Registration.Instance] = e
-	if d.client == nil {
-		return d.connect(ctx)
+	id := e.Registration.Instance
+	for again := false; ; again = true { // the first connection may be one to a dial that has ended
+		if d.client == nil {
+			if err := d.connect(ctx); err != nil {
+				d.entries[id] = e
+				return err
+			}
+		}
+		err := d.client.Register(ctx, e)
+		if refused(err) {
+			return err // kept, it would keep all others from being told
+		}
+		if err == nil || again {
+			d.entries[id] = e
+			return err
+		}
+		d.hangUp()
 	}
-	if err := d.client.Register(ctx, e); err != nil {
-		return d.connect(ctx) // a sync carries the entry too
-	}
-	return nil
 }
 
 // told returns what dial knows, which at a node's start is what an earlier node told it. A dial that is away knows nothing.
@@ -94,24 +106,50 @@ func (d *dialer) unregister(ctx context.Context, id bulwark.InstanceID) error {
 
 // connect makes a new connection and tells all. The caller holds mu.
 func (d *dialer) connect(ctx context.Context) error {
+	d.hangUp()
+	for {
+		c, err := dial.Connect(d.path)
+		if err != nil {
+			return err
+		}
+		err = c.Sync(ctx, slices.Collect(maps.Values(d.entries)))
+		if err == nil {
+			d.client = c
+			return nil
+		}
+		c.Close()
+		if !refused(err) || !d.sift(ctx) {
+			return err
+		}
+	}
+}
+
+// hangUp ends the connection, if there is one. The caller holds mu.
+func (d *dialer) hangUp() {
 	if d.client != nil {
 		d.client.Close()
 		d.client = nil
 	}
+}
+
+// refused tells that dial is there and does not take what it was told.
+func refused(err error) bool { return err != nil && bulwark.KindOf(err) != bulwark.KindUnavailable }
+
+// sift forgets the entries that dial refuses, and tells whether there were any: one of them kept all others from being told.
+func (d *dialer) sift(ctx context.Context) (any bool) {
 	c, err := dial.Connect(d.path)
 	if err != nil {
-		return err
+		return false
 	}
-	all := make([]dial.Entry, 0, len(d.entries))
-	for _, e := range d.entries {
-		all = append(all, e)
+	defer c.Close()
+	for id, e := range d.entries {
+		if err := c.Register(ctx, e); refused(err) {
+			d.log.Error("an instance cannot be reached: dial refuses its registration", "instance", id, "error", err)
+			delete(d.entries, id)
+			any = true
+		}
 	}
-	if err := c.Sync(ctx, all); err != nil {
-		c.Close()
-		return err
-	}
-	d.client = c
-	return nil
+	return any
 }
 
 // keep notices a dial that was replaced, and tells the new one all.
@@ -137,9 +175,10 @@ func (d *dialer) look(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	if d.client != nil {
-		if known, err := d.client.List(ctx); err != nil || len(known) != len(d.entries) {
-			d.client.Close()
-			d.client = nil
+		known, err := d.client.List(ctx)
+		foreign := func(id bulwark.InstanceID) bool { _, ours := d.entries[id]; return !ours }
+		if err != nil || len(known) != len(d.entries) || slices.ContainsFunc(known, foreign) {
+			d.hangUp()
 		}
 	}
 	if d.client == nil {

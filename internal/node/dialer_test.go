@@ -3,6 +3,8 @@ package node
 import (
 	"context"
 	"log/slog"
+	"maps"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -61,24 +63,141 @@ func TestDialerInherits(t *testing.T) {
 	}
 }
 
+// In random histories, in which instances come and go, dial ends and comes back, and the node does, dial knows what it was told, and when
+// it has been looked at, all that it should know and no more: also beside registrations that it refuses.
+func TestDialerHistories(t *testing.T) {
+	const histories, events = 150, 30
+	ns := namespace(t)
+	entry := func(port uint16) dial.Entry {
+		return dial.Entry{NetNS: ns, Registration: bulwark.Registration{Instance: bulwark.NewInstanceID(), App: bulwark.NewAppID(), Address: "10.0.0.1", Port: port}}
+	}
+	for seed := range uint64(histories) {
+		random := rand.New(rand.NewPCG(seed, 0))
+		path := filepath.Join(t.TempDir(), "node.sock")
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		newDialer := func() *dialer {
+			return &dialer{path: path, log: slog.New(slog.DiscardHandler), entries: map[bulwark.InstanceID]dial.Entry{}}
+		}
+		d := newDialer()
+		stop := dialAt(t, path)
+		want := map[bulwark.InstanceID]dial.Entry{}
+		var said []string
+		failed := func(what string, details ...any) {
+			t.Fatalf("history %d, %v: %s %v", seed, said, what, details)
+		}
+		check := func(id bulwark.InstanceID, known bool) {
+			if stop == nil {
+				return
+			}
+			c, err := dial.Connect(path)
+			if err != nil {
+				failed("dial", err)
+			}
+			defer c.Close()
+			all, err := c.List(ctx)
+			if err != nil || slices.Contains(all, id) != known {
+				failed("dial knows", all, err, "and of", id, "not", known)
+			}
+		}
+		for range events {
+			switch n := random.IntN(20); {
+			case n < 7:
+				said = append(said, "register")
+				e := entry(80)
+				want[e.Registration.Instance] = e
+				if err := d.register(ctx, e); (err == nil) != (stop != nil) {
+					failed("register", err)
+				}
+				check(e.Registration.Instance, true)
+			case n < 9:
+				said = append(said, "refused")
+				e := entry(0)
+				if err := d.register(ctx, e); err == nil {
+					failed("it was not refused")
+				}
+				check(e.Registration.Instance, false)
+			case n < 13:
+				said = append(said, "unregister")
+				for id := range want {
+					delete(want, id)
+					if err := d.unregister(ctx, id); stop != nil && err != nil {
+						failed("unregister", err)
+					}
+					check(id, false)
+					break
+				}
+			case n < 15:
+				said = append(said, "dial ends")
+				if stop != nil {
+					stop()
+					stop = nil
+				}
+			case n < 17:
+				said = append(said, "dial begins")
+				if stop == nil {
+					stop = dialAt(t, path)
+				}
+			case n < 18:
+				said = append(said, "the node begins anew")
+				told := map[bulwark.InstanceID]bool{}
+				if d.client != nil {
+					d.client.Close()
+				}
+				d = newDialer()
+				if stop != nil {
+					told = d.told(ctx)
+				}
+				for id, e := range want { // what runs; the rest is tried first, and registered then
+					if told[id] {
+						d.inherit(e)
+					} else if err := d.register(ctx, e); stop != nil && err != nil {
+						failed("register again", err)
+					}
+				}
+			default:
+				said = append(said, "look")
+				d.look(ctx)
+				if stop == nil {
+					continue
+				}
+				known, err := d.client.List(ctx)
+				if err != nil || !slices.Equal(known, slices.Sorted(maps.Keys(want))) {
+					failed("after a look dial knows", known, err, "not", want)
+				}
+			}
+		}
+		if stop != nil {
+			stop()
+		}
+		cancel()
+	}
+}
+
 // startDial runs the real one, which finds no edge, and returns its socket for the node.
 func startDial(t *testing.T) string {
-	dir := t.TempDir()
-	path := filepath.Join(dir, "node.sock")
+	path := filepath.Join(t.TempDir(), "node.sock")
+	t.Cleanup(dialAt(t, path))
+	return path
+}
+
+// dialAt runs dial with a socket at path until it is stopped.
+func dialAt(t *testing.T, path string) (stop func()) {
 	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: path, Net: "unixpacket"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() { ended <- dial.Run(ctx, dial.Config{Node: l, EdgePath: filepath.Join(dir, "edge.sock")}) }()
-	t.Cleanup(func() {
+	go func() {
+		ended <- dial.Run(ctx, dial.Config{Node: l, EdgePath: path + ".edge", Logger: slog.New(slog.DiscardHandler)})
+	}()
+	return func() {
 		cancel()
 		if err := <-ended; err != nil {
 			t.Error(err)
 		}
-	})
-	return path
+		os.Remove(path)
+	}
 }
 
 // namespace makes a network namespace, in which nothing is.
