@@ -9,7 +9,6 @@ package dial
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"net"
 	"os"
@@ -77,7 +76,7 @@ type server struct {
 	registry *registry
 	jobs     chan job
 	attempts chan struct{} // one token per connection attempt under way
-	fatal    chan error    // a thread did not find home
+	fatal    chan error    // a thread did not find home, or the socket failed
 	wg       sync.WaitGroup
 }
 
@@ -93,7 +92,7 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	s := &server{cfg: cfg, registry: reg, jobs: make(chan job), attempts: make(chan struct{}, 2048), fatal: make(chan error, cfg.Workers)}
+	s := &server{cfg: cfg, registry: reg, jobs: make(chan job), attempts: make(chan struct{}, 2048), fatal: make(chan error, cfg.Workers+1)}
 	for range cfg.Workers {
 		s.wg.Go(func() { s.work(ctx) })
 	}
@@ -112,24 +111,14 @@ func Run(ctx context.Context, cfg Config) error {
 	return err
 }
 
+// maxNodes is how many connections the node may hold at once: one, that of its predecessor, and those of who looks.
+const maxNodes = 8
+
 // acceptNodes serves the node's connections.
 func (s *server) acceptNodes(ctx context.Context) {
-	for {
-		sock, err := s.cfg.Node.AcceptUnix()
-		if err != nil {
-			if errors.Is(err, net.ErrClosed) || !pause(ctx, 10*time.Millisecond) {
-				return
-			}
-			s.cfg.Logger.Error("cannot accept the node", "error", err)
-			continue
-		}
-		pid, uid, _, err := fdpass.Peer(sock)
-		if err != nil || uid != s.cfg.NodeUID {
-			s.cfg.Logger.Warn("refused a connection to the node's socket", "uid", uid, "pid", pid, "error", err)
-			sock.Close()
-			continue
-		}
-		s.wg.Go(func() { s.serveNode(ctx, fdpass.New(sock)) })
+	node := fdpass.Server{Listener: s.cfg.Node, User: s.cfg.NodeUID, Most: maxNodes, Log: s.cfg.Logger, Serve: s.serveNode}
+	if err := node.Run(ctx); err != nil {
+		s.fatal <- bulwark.Fail(bulwark.KindInternal, "Dial's socket for the node failed.", "", err)
 	}
 }
 

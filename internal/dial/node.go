@@ -1,9 +1,9 @@
 package dial
 
 import (
-	"context"
 	"errors"
 	"io"
+	"net"
 	"os"
 
 	"github.com/bulwark-paas/bulwark"
@@ -43,17 +43,14 @@ type nodeConn struct {
 }
 
 // serveNode answers one message after the other until the node hangs up or sends what cannot be read.
-func (s *server) serveNode(ctx context.Context, conn *fdpass.Conn) {
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	defer stop()
-	defer conn.Close()
+func (s *server) serveNode(conn *fdpass.Conn) {
 	n := &nodeConn{registry: s.registry}
 	defer func() { closeTargets(n.staged) }()
 	for {
 		var req nodeRequest
 		files, err := conn.Receive(&req)
 		if err != nil {
-			if !errors.Is(err, io.EOF) && ctx.Err() == nil {
+			if !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) {
 				s.cfg.Logger.Error("lost the node", "error", err)
 			}
 			return

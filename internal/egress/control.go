@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -69,95 +68,36 @@ func Run(ctx context.Context, c Config) error {
 	}
 	p := newProxy(settings{lookup: c.Lookup, connected: c.Connected, idle: c.Idle, log: c.Log})
 	defer p.close()
-	s := &controls{open: map[*fdpass.Conn]struct{}{}}
-	stop := context.AfterFunc(ctx, func() {
-		c.Control.Close()
-		s.close()
-	})
-	defer stop()
-	defer s.work.Wait()
-	defer s.close()
+	node := fdpass.Server{Listener: c.Control, User: c.NodeUID, Most: maxControls, Log: p.log, Serve: p.obey}
+	if err := node.Run(ctx); err != nil {
+		return bulwark.Fail(bulwark.KindInternal, "The egress proxy's control socket failed.", "", err)
+	}
+	return nil
+}
+
+// obey does what the node asks on one connection, until it hangs up.
+func (p *proxy) obey(conn *fdpass.Conn) {
 	for {
-		sock, err := c.Control.AcceptUnix()
-		switch {
-		case ctx.Err() != nil:
-			if err == nil {
-				sock.Close()
-			}
-			return nil
-		case errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ECONNABORTED):
-			select { // descriptors come back when connections end
-			case <-ctx.Done():
-			case <-time.After(100 * time.Millisecond):
-			}
-			continue
-		case err != nil:
-			return bulwark.Fail(bulwark.KindInternal, "The egress proxy's control socket failed.", "", err)
+		var req request
+		files, err := conn.Receive(&req)
+		if err != nil {
+			return
 		}
-		// The kernel says who it is; nothing is read from anybody else.
-		if _, uid, _, err := fdpass.Peer(sock); err != nil || uid != c.NodeUID {
-			p.log.Warn("egress: a stranger at the control socket was turned away", "uid", uid)
-			sock.Close()
-			continue
+		answer, file, err := p.order(req, files)
+		fdpass.CloseAll(files)
+		if err != nil {
+			answer = response{Error: asError(err)}
 		}
-		s.serve(fdpass.New(sock), p)
-	}
-}
-
-// controls are the node's open connections.
-type controls struct {
-	work   sync.WaitGroup
-	mu     sync.Mutex // guards what follows
-	open   map[*fdpass.Conn]struct{}
-	closed bool
-}
-
-func (s *controls) close() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.closed = true
-	for c := range s.open {
-		c.Close()
-	}
-}
-
-func (s *controls) serve(conn *fdpass.Conn, p *proxy) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed || len(s.open) >= maxControls {
-		conn.Close()
-		return
-	}
-	s.open[conn] = struct{}{}
-	s.work.Go(func() {
-		defer func() {
-			conn.Close()
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			delete(s.open, conn)
-		}()
-		for {
-			var req request
-			files, err := conn.Receive(&req)
-			if err != nil {
-				return
-			}
-			answer, file, err := p.order(req, files)
-			fdpass.CloseAll(files)
-			if err != nil {
-				answer = response{Error: asError(err)}
-			}
-			if file != nil {
-				err = conn.Send(answer, file)
-				file.Close()
-			} else {
-				err = conn.Send(answer)
-			}
-			if err != nil {
-				return
-			}
+		if file != nil {
+			err = conn.Send(answer, file)
+			file.Close()
+		} else {
+			err = conn.Send(answer)
 		}
-	})
+		if err != nil {
+			return
+		}
+	}
 }
 
 // order does what the node asks.

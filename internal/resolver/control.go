@@ -6,8 +6,6 @@ import (
 	"os"
 	"sync"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/bulwark-paas/bulwark"
 	"github.com/bulwark-paas/bulwark/internal/fdpass"
 )
@@ -51,71 +49,11 @@ func Run(ctx context.Context, c Config) error {
 	r := newResolver(ctx, c)
 	defer r.close()
 	defer cancel()
-	s := &controls{open: map[*fdpass.Conn]struct{}{}}
-	defer context.AfterFunc(ctx, func() {
-		c.Control.Close()
-		s.close()
-	})()
-	defer s.work.Wait()
-	defer s.close()
-	for {
-		sock, err := c.Control.AcceptUnix()
-		switch {
-		case ctx.Err() != nil:
-			if err == nil {
-				sock.Close()
-			}
-			return nil
-		case errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ECONNABORTED):
-			pause(ctx)
-			continue
-		case err != nil:
-			return bulwark.Fail(bulwark.KindInternal, "The resolver's control socket failed.", "", err)
-		}
-		// The kernel says who it is; nothing is read from anybody else.
-		if _, uid, _, err := fdpass.Peer(sock); err != nil || uid != c.NodeUID {
-			r.log.Warn("resolver: a stranger at the control socket was turned away", "uid", uid)
-			sock.Close()
-			continue
-		}
-		s.serve(fdpass.New(sock), r)
+	node := fdpass.Server{Listener: c.Control, User: c.NodeUID, Most: maxControls, Log: r.log, Serve: r.obey}
+	if err := node.Run(ctx); err != nil {
+		return bulwark.Fail(bulwark.KindInternal, "The resolver's control socket failed.", "", err)
 	}
-}
-
-// controls are the node's open connections.
-type controls struct {
-	work   sync.WaitGroup
-	mu     sync.Mutex // guards what follows
-	open   map[*fdpass.Conn]struct{}
-	closed bool
-}
-
-func (s *controls) close() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.closed = true
-	for c := range s.open {
-		c.Close()
-	}
-}
-
-func (s *controls) serve(conn *fdpass.Conn, r *resolver) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed || len(s.open) >= maxControls {
-		conn.Close()
-		return
-	}
-	s.open[conn] = struct{}{}
-	s.work.Go(func() {
-		defer func() {
-			conn.Close()
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			delete(s.open, conn)
-		}()
-		r.obey(conn)
-	})
+	return nil
 }
 
 // obey does what the node asks on one connection, until it hangs up.
