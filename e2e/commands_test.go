@@ -273,7 +273,7 @@ func until(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 func runOnce(ts *testscript.TestScript, args []string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	defer cancel()
 	path := args[0]
 	if path == "bulwark" {

@@ -18,16 +18,17 @@ import (
 // no more of them. What was acknowledged must be there: the witness's output has a line that holds the pattern. What was not acknowledged
 // must have been refused with a sentence, and the process lives on; or it is killed at that write, and its successor goes on. "{}" stands for the number of the try, "{2}" for 1 or 2 by turns.
 //
-//	failing [-step N] PROCESS ENOSPC|EIO|SIGKILL PATTERN WITNESS... -- PROGRAM ARG...
+//	failing [-from N] [-step N] PROCESS ENOSPC|EIO|SIGKILL PATTERN WITNESS... -- PROGRAM ARG...
 func failing(ts *testscript.TestScript, neg bool, args []string) {
 	flags := flag.NewFlagSet("failing", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
 	step := flags.Int("step", 1, "each so manieth write fails")
+	from := flags.Int("from", 1, "the first write that fails")
 	err := flags.Parse(args)
 	args = flags.Args()
 	cut := slices.Index(args, "--")
 	if neg || err != nil || cut < 4 || cut+1 >= len(args) {
-		ts.Fatalf("usage: failing [-step N] PROCESS ENOSPC|EIO|SIGKILL PATTERN WITNESS... -- PROGRAM ARG...")
+		ts.Fatalf("usage: failing [-from N] [-step N] PROCESS ENOSPC|EIO|SIGKILL PATTERN WITNESS... -- PROGRAM ARG...")
 	}
 	errno, known := map[string]unix.Errno{"ENOSPC": unix.ENOSPC, "EIO": unix.EIO, "SIGKILL": 0}[args[1]]
 	if !known {
@@ -39,7 +40,7 @@ func failing(ts *testscript.TestScript, neg bool, args []string) {
 	var acknowledged, died []string
 	refused := map[string]string{}
 	tries, most := 0, 0
-	for nth := 1; ; nth += *step {
+	for nth := *from; ; nth += *step {
 		number := strings.NewReplacer("{}", strconv.Itoa(nth), "{2}", strconv.Itoa(1+tries%2)).Replace
 		var argv []string
 		for _, a := range args[cut+1:] {
