@@ -40,6 +40,8 @@ type Member struct {
 	Project bulwark.ProjectID `json:"project,omitempty" doc:"empty for the whole organisation"`
 	Role    bulwark.Role      `json:"role"`
 	Invited *time.Time        `json:"invited_until,omitempty" doc:"an invitation that nobody has taken up yet"`
+	// Invitation names it in a statement that withdraws it.
+	Invitation string `json:"invitation,omitempty" doc:"the fingerprint of its key"`
 }
 
 // Token is an access token.
@@ -86,7 +88,7 @@ func (c *Client) Members(ctx context.Context, org bulwark.OrgID) ([]Member, erro
 	return ask[[]Member](ctx, c, http.MethodGet, "/orgs/"+esc(string(org))+"/members", nil)
 }
 
-// ChangeMembers takes a statement of kind member.invite, member.set or member.remove about a place.
+// ChangeMembers takes a statement of kind member.invite, member.uninvite, member.set or member.remove about a place.
 func (c *Client) ChangeMembers(ctx context.Context, at statement.Place, s Signed) error {
 	if at.Project != "" {
 		return c.call(ctx, http.MethodPost, "/projects/"+esc(string(at.Project))+"/members", s, nil)

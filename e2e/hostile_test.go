@@ -339,7 +339,7 @@ func (h *hostile) altered(k kept) map[string][]byte {
 		if s.Kind == statement.KindConfigSet || s.Kind == statement.KindBuildSecret { // whose ciphertexts are another app's
 			sign("with its ciphertexts, for the friend's own app", h.friend, func(s *statement.Statement) { s.App = h.evil })
 		}
-	case s.Kind == statement.KindMemberInvite || s.Kind == statement.KindMemberSet || s.Kind == statement.KindMemberRemove || s.Kind == statement.KindEnroll:
+	case s.Kind == statement.KindMemberInvite || s.Kind == statement.KindMemberUninvite || s.Kind == statement.KindMemberSet || s.Kind == statement.KindMemberRemove || s.Kind == statement.KindEnroll:
 		if !bytes.Contains(s.Body, []byte(h.org(h.evil))) {
 			sign("signed by a friend elsewhere", h.friend, func(*statement.Statement) {})
 		}

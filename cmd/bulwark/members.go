@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -47,13 +48,15 @@ place of a token. It is good once. Send it by a way of your own: the server neve
 		func(ctx context.Context, args []string) error { return c.setMember(ctx, args[0], f) }))
 	remove := f.place(command("remove PERSON", "Take a role away, at once", "  $ bulwark members remove p_8s…", exactly(1, "a person, as bulwark members lists them"),
 		func(ctx context.Context, args []string) error { return c.removeMember(ctx, args[0], f) }))
+	withdraw := f.place(command("withdraw NAME", "Withdraw an invitation that nobody has taken up", "  $ bulwark members withdraw ana@example.org",
+		exactly(1, "whom it is for, as bulwark members lists it"), func(ctx context.Context, args []string) error { return c.withdraw(ctx, args[0], f) }))
 	leave := f.place(command("leave", "Give up your own role", "  $ bulwark members leave --org acme", exactly(0, ""),
 		func(ctx context.Context, _ []string) error { return c.removeMember(ctx, "", f) }))
 	show := func(ctx context.Context, _ []string) error { return c.listMembers(ctx, f.org) }
 	ls := command("list", "List who belongs to an organisation", "  $ bulwark members list", exactly(0, ""), show)
 	ls.Flags().StringVar(&f.org, "org", "", "organisation, if you belong to several")
 	return group("members", "Invite and list people, and change their roles", "  $ bulwark members\n  $ bulwark members add ana@example.org --role developer", show,
-		ls, add, set, remove, leave)
+		ls, add, withdraw, set, remove, leave)
 }
 
 func (c *cli) listMembers(ctx context.Context, org string) error {
@@ -133,6 +136,40 @@ func (c *cli) invite(ctx context.Context, name string, f memberFlags) error {
 		c.say("  %s", text)
 		c.say("It is taken up with: bulwark login %s", s.server.URL)
 	})
+}
+
+// withdraw ends all open invitations to a place that are for somebody.
+func (c *cli) withdraw(ctx context.Context, name string, f memberFlags) error {
+	s, err := c.signedIn(ctx)
+	if err != nil {
+		return err
+	}
+	o, at, err := s.within(ctx, f.org, f.project)
+	if err != nil {
+		return err
+	}
+	all, err := s.Members(ctx, o.ID)
+	if err != nil {
+		return err
+	}
+	withdrawn := []client.Member{}
+	for _, m := range all {
+		if m.Invited == nil || m.Name != name || at.Project != "" && m.Project != at.Project {
+			continue
+		}
+		signed, err := s.sign(statement.KindMemberUninvite, "", statement.MemberUninvite{Place: at, Invitation: m.Invitation})
+		if err != nil {
+			return err
+		}
+		if err := c.during("Withdrawing the invitation", func() error { return s.ChangeMembers(ctx, at, signed) }); err != nil {
+			return err
+		}
+		withdrawn = append(withdrawn, m)
+	}
+	if len(withdrawn) == 0 {
+		return bulwark.Fail(bulwark.KindNotFound, "No invitation for "+name+" is open there.", "See bulwark members. Whoever has taken one up: bulwark members remove.", nil)
+	}
+	return c.result(withdrawn, func() { c.say("Withdrawn: nobody can sign in with the invitation for %s any more.", name) })
 }
 
 // changed is what a change of members was about.
@@ -222,7 +259,11 @@ func (s *session) member(ctx context.Context, o client.Org, text string) (bulwar
 		}
 	}
 	if id == "" {
-		return "", bulwark.Fail(bulwark.KindNotFound, "Nobody who belongs to "+string(o.Name)+" is called "+text+".", "See bulwark members.", nil)
+		hint := "See bulwark members."
+		if slices.ContainsFunc(all, func(m client.Member) bool { return m.Name == text && m.Invited != nil }) {
+			hint = "There is an invitation that nobody has taken up: bulwark members withdraw " + text
+		}
+		return "", bulwark.Fail(bulwark.KindNotFound, "Nobody who belongs to "+string(o.Name)+" is called "+text+".", hint, nil)
 	}
 	return id, nil
 }

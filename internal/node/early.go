@@ -19,7 +19,8 @@ type earlyBuilder struct {
 	mu      sync.Mutex            // guards what follows
 	busy    map[bulwark.AppID]int // builders that do a build: two on the same cache would meet
 	one     *early
-	halting bool // nothing starts any more
+	next    bulwark.AppID // that somebody began to push to while one was being ended
+	halting bool          // nothing starts any more
 	fewer   broadcast
 }
 
@@ -37,6 +38,9 @@ func (b *builds) early(app *ledger.App) {
 	w := &b.waiting
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.one != nil && w.one.ending {
+		w.next = app.ID
+	}
 	if w.halting || w.one != nil || w.busy[app.ID] > 0 || len(b.slots) == cap(b.slots) {
 		return
 	}
@@ -90,10 +94,14 @@ func (b *builds) remove(e *early) {
 		e.builder.close()
 	}
 	w.mu.Lock()
-	w.one = nil
+	next := w.next
+	w.one, w.next = nil, ""
 	w.mu.Unlock()
 	w.fewer.send()
 	close(e.ended)
+	if next != "" {
+		b.earlyOf(context.Background(), next) // unless it was destroyed
+	}
 }
 
 // dismissOf ends the builder that waits for an app's build.

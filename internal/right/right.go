@@ -47,11 +47,12 @@ func Rules() map[statement.Kind]Rule {
 		statement.KindRegistryAllow:  {On: Installation, Roles: owners()},
 		statement.KindRegistryRemove: {On: Installation, Roles: owners()},
 
-		statement.KindProjectCreate: {On: Place, Roles: owners()},
-		statement.KindProjectRotate: {On: Place, Roles: owners()}, // the organisation's
-		statement.KindMemberInvite:  {On: Place, Roles: owners()},
-		statement.KindMemberSet:     {On: Place, Roles: owners()},
-		statement.KindAppCreate:     {On: Place, Roles: developers()},
+		statement.KindProjectCreate:  {On: Place, Roles: owners()},
+		statement.KindProjectRotate:  {On: Place, Roles: owners()}, // the organisation's
+		statement.KindMemberInvite:   {On: Place, Roles: owners()},
+		statement.KindMemberUninvite: {On: Place, Roles: owners()},
+		statement.KindMemberSet:      {On: Place, Roles: owners()},
+		statement.KindAppCreate:      {On: Place, Roles: developers()},
 
 		statement.KindPush:         {On: App, Roles: developers(), Deed: bulwark.DeedDeploy},
 		statement.KindDeploy:       {On: App, Roles: developers(), Deed: bulwark.DeedDeploy},

@@ -37,6 +37,11 @@ func matter(r *nodeapi.Receipt) (access.Resource, string) {
 		if read(&b) {
 			return place(b.Place), fmt.Sprintf("%s until %s by the invitation %s", b.Role, b.Until.UTC().Format("2006-01-02"), fingerprint(b.Key))
 		}
+	case statement.KindMemberUninvite:
+		var b statement.MemberUninvite
+		if read(&b) {
+			return place(b.Place), "the invitation " + b.Invitation
+		}
 	case statement.KindMemberSet:
 		var b statement.MemberSet
 		if read(&b) {

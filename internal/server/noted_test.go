@@ -31,6 +31,8 @@ func TestMatter(t *testing.T) {
 	}{
 		"an invitation": {statement.KindMemberInvite, statement.MemberInvite{Place: at, Role: bulwark.Viewer, Name: "ana@example.org", Key: key.PKIX(), Until: until},
 			"org:" + string(bulwark.FirstOrg), []string{"viewer", key.Fingerprint, "2027-01-02"}},
+		"an invitation withdrawn": {statement.KindMemberUninvite, statement.MemberUninvite{Place: at, Invitation: key.Fingerprint},
+			"org:" + string(bulwark.FirstOrg), []string{key.Fingerprint}},
 		"a role": {statement.KindMemberSet, statement.MemberSet{Place: within, Person: person, Role: bulwark.Owner},
 			"project:" + string(bulwark.FirstProject), []string{string(person) + " is owner"}},
 		"a role taken away": {statement.KindMemberRemove, statement.MemberRemove{Place: at, Person: person}, "org:" + string(bulwark.FirstOrg), []string{string(person)}},

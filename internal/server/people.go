@@ -204,12 +204,12 @@ func (s *Server) listMembers(ctx context.Context, _ access.Actor, in *orgIn) ([]
 // changeMembers takes a statement about who belongs to an organisation as a whole, or to one of its projects. The decision was
 // made about the place in the path; the node decides by the one in the statement.
 func (s *Server) changeMembers(ctx context.Context, _ access.Actor, in *memberIn) (struct{}, error) {
-	_, err := s.submit(ctx, in.Body.Envelope, "", noted, statement.KindMemberInvite, statement.KindMemberSet, statement.KindMemberRemove)
+	_, err := s.submit(ctx, in.Body.Envelope, "", noted, statement.KindMemberInvite, statement.KindMemberUninvite, statement.KindMemberSet, statement.KindMemberRemove)
 	return struct{}{}, err
 }
 
 func (s *Server) changeProjectMembers(ctx context.Context, _ access.Actor, in *projectMemberIn) (struct{}, error) {
-	_, err := s.submit(ctx, in.Body.Envelope, "", noted, statement.KindMemberInvite, statement.KindMemberSet, statement.KindMemberRemove)
+	_, err := s.submit(ctx, in.Body.Envelope, "", noted, statement.KindMemberInvite, statement.KindMemberUninvite, statement.KindMemberSet, statement.KindMemberRemove)
 	return struct{}{}, err
 }
 

@@ -41,6 +41,12 @@ type MemberInvite struct {
 	Until time.Time    `json:"until"`
 }
 
+// MemberUninvite withdraws an invitation that nobody has taken up. Invitation is the fingerprint of its key.
+type MemberUninvite struct {
+	Place
+	Invitation string `json:"invitation"`
+}
+
 // MemberSet gives somebody who is a person of the installation a role, in place of the one that they have there.
 type MemberSet struct {
 	Place

@@ -59,6 +59,7 @@ const (
 	KindProjectCreate  Kind = "project.create"        // ProjectCreate
 	KindProjectRotate  Kind = "project.rotate"        // ProjectRotate
 	KindMemberInvite   Kind = "member.invite"         // MemberInvite
+	KindMemberUninvite Kind = "member.uninvite"       // MemberUninvite
 	KindMemberSet      Kind = "member.set"            // MemberSet
 	KindMemberRemove   Kind = "member.remove"         // MemberRemove
 	KindTokenCreate    Kind = "token.create"          // TokenCreate
@@ -71,7 +72,7 @@ func Kinds() []Kind {
 		KindPush, KindEnroll, KindKeyAdd, KindKeyRemove, KindAppCreate, KindAppDestroy, KindAppRestore, KindDeploy, KindRollback, KindConfigSet,
 		KindConfigReveal, KindBuildSecret, KindRun, KindResize, KindDomainAdd, KindDomainRemove, KindEgressAllow, KindEgressDeny,
 		KindRegistryAllow, KindRegistryRemove, KindProtect, KindProtectApprove, KindApprove, KindOrgCreate, KindProjectCreate, KindProjectRotate,
-		KindMemberInvite, KindMemberSet, KindMemberRemove, KindTokenCreate, KindTokenRevoke,
+		KindMemberInvite, KindMemberUninvite, KindMemberSet, KindMemberRemove, KindTokenCreate, KindTokenRevoke,
 	}
 }
 

@@ -16,13 +16,15 @@ type Member struct {
 	Project bulwark.ProjectID
 	Role    bulwark.Role
 	Invited *time.Time // until when an invitation is good that nobody has taken up; Person is empty then
+	// Invitation is its key's fingerprint.
+	Invitation string
 }
 
 // Members returns who belongs to an organisation, and who is invited.
 func (l *Ledger) Members(ctx context.Context, org bulwark.OrgID) ([]Member, error) {
 	rows, err := l.db.Reader().QueryContext(ctx, `
-		SELECT m.person, p.name, m.project, m.role, 0 FROM member m JOIN person p ON p.id = m.person WHERE m.org = ?
-		UNION ALL SELECT '', name, project, role, until FROM invitation WHERE org = ? AND ended = 0 AND until > ?
+		SELECT m.person, p.name, m.project, m.role, 0, '' FROM member m JOIN person p ON p.id = m.person WHERE m.org = ?
+		UNION ALL SELECT '', name, project, role, until, fingerprint FROM invitation WHERE org = ? AND ended = 0 AND until > ?
 		ORDER BY 2, 1`, org, org, l.now().Unix())
 	if err != nil {
 		return nil, err
@@ -32,7 +34,7 @@ func (l *Ledger) Members(ctx context.Context, org bulwark.OrgID) ([]Member, erro
 	for rows.Next() {
 		var m Member
 		var until int64
-		if err := rows.Scan(&m.Person, &m.Name, &m.Project, &m.Role, &until); err != nil {
+		if err := rows.Scan(&m.Person, &m.Name, &m.Project, &m.Role, &until, &m.Invitation); err != nil {
 			return nil, err
 		}
 		if until > 0 {

@@ -185,6 +185,8 @@ func placeOf(tx *sql.Tx, s *statement.Statement) (bulwark.OrgID, bulwark.Project
 		})
 	case statement.KindMemberInvite:
 		err = decode(s, func(b statement.MemberInvite) error { at = b.Place; return nil })
+	case statement.KindMemberUninvite:
+		err = decode(s, func(b statement.MemberUninvite) error { at = b.Place; return nil })
 	case statement.KindMemberSet:
 		err = decode(s, func(b statement.MemberSet) error { at = b.Place; return nil })
 	case statement.KindAppCreate:
@@ -215,6 +217,8 @@ func (l *Ledger) applyPeople(tx *sql.Tx, p *Principal, s *statement.Statement, r
 		return true, decode(s, func(b statement.ProjectRotate) error { return l.rotateFor(tx, b, r) })
 	case statement.KindMemberInvite:
 		return true, decode(s, func(b statement.MemberInvite) error { return l.invite(tx, p, b) })
+	case statement.KindMemberUninvite:
+		return true, decode(s, func(b statement.MemberUninvite) error { return l.uninvite(tx, b) })
 	case statement.KindMemberSet:
 		return true, decode(s, func(b statement.MemberSet) error { return setMember(tx, b) })
 	case statement.KindMemberRemove:
@@ -298,6 +302,19 @@ func (l *Ledger) invite(tx *sql.Tx, p *Principal, b statement.MemberInvite) erro
 	if _, err := tx.Exec(`INSERT INTO invitation (fingerprint, public, name, org, project, role, inviter, until) VALUES (?,?,?,?,?,?,?,?)`,
 		k.Fingerprint, k.PKIX(), b.Name, b.Org, b.Project, b.Role, p.Person, b.Until.Unix()); err != nil {
 		return conflictOn(err, "The invitation was made before.")
+	}
+	return nil
+}
+
+// uninvite ends an invitation to the place, or, if that is an organisation, to one of its projects.
+func (l *Ledger) uninvite(tx *sql.Tx, b statement.MemberUninvite) error {
+	res, err := tx.Exec(`UPDATE invitation SET ended = 1 WHERE fingerprint = ? AND org = ? AND (? = '' OR project = ?) AND ended = 0 AND until > ?`,
+		b.Invitation, b.Org, b.Project, b.Project, l.now().Unix())
+	if err != nil {
+		return err
+	}
+	if n, _ := res.RowsAffected(); n == 0 {
+		return bulwark.Fail(bulwark.KindNotFound, "There is no such invitation any more.", "It was taken up, withdrawn, or has expired: see bulwark members.", nil)
 	}
 	return nil
 }
@@ -445,7 +462,7 @@ func (l *Ledger) useInvitation(tx *sql.Tx, e *statement.Enroll) (right.Grant, er
 	err := tx.QueryRow(`SELECT public, name, org, project, role, inviter, until FROM invitation WHERE fingerprint = ? AND ended = 0`, e.Invitation).
 		Scan(&public, &name, &g.Org, &g.Project, &g.Role, &inviter, &until)
 	if errors.Is(err, sql.ErrNoRows) {
-		return g, bulwark.Fail(bulwark.KindForbidden, "The invitation is not valid or was used before.", "Ask for a new one: bulwark members add.", nil)
+		return g, bulwark.Fail(bulwark.KindForbidden, "The invitation is not valid: it was used, or withdrawn, before.", "Ask for a new one: bulwark members add.", nil)
 	}
 	if err != nil {
 		return g, err

@@ -45,6 +45,54 @@ func (b *book) org(by *person, name bulwark.OrgName) (statement.Place, bulwark.P
 	return at, project
 }
 
+// An invitation can be withdrawn by who could have made it, until somebody has taken it up; nobody comes in by it then.
+func TestWithdrawnInvitation(t *testing.T) {
+	b := open(t)
+	ana := b.enrol()
+	foreign, project := b.org(ana, "acme")
+	stranger := b.invite(ana, foreign, bulwark.Owner)
+	b.must(ana, statement.KindMemberRemove, "", statement.MemberRemove{Place: foreign, Person: ana.id})
+	here := statement.Place{Org: bulwark.FirstOrg, Project: bulwark.FirstProject}
+	leader := b.invite(ana, here, bulwark.Owner)
+	developer := b.invite(ana, first(), bulwark.Developer)
+
+	open := func(at statement.Place) (string, []byte) {
+		_, envelope := b.invitation(ana, at, bulwark.Viewer)
+		all, err := b.Members(b.ctx(), at.Org)
+		ok(t, err)
+		for _, m := range all {
+			if m.Invited != nil && m.Project == at.Project {
+				return m.Invitation, envelope
+			}
+		}
+		t.Fatal("the invitation is not listed", all)
+		return "", nil
+	}
+	whole, envelope := open(first())
+	of := func(at statement.Place) statement.MemberUninvite {
+		return statement.MemberUninvite{Place: at, Invitation: whole}
+	}
+	b.refused(developer, bulwark.KindForbidden, statement.KindMemberUninvite, "", of(first()))
+	b.refused(leader, bulwark.KindForbidden, statement.KindMemberUninvite, "", of(first()))
+	b.refused(leader, bulwark.KindNotFound, statement.KindMemberUninvite, "", of(here))
+	b.refused(stranger, bulwark.KindNotFound, statement.KindMemberUninvite, "", of(foreign))
+	b.refused(stranger, bulwark.KindNotFound, statement.KindMemberUninvite, "", of(statement.Place{Org: foreign.Org, Project: project}))
+	b.must(ana, statement.KindMemberUninvite, "", of(first()))
+	_, err := b.Enroll(b.ctx(), envelope)
+	isKind(t, err, bulwark.KindForbidden)
+	b.refused(ana, bulwark.KindNotFound, statement.KindMemberUninvite, "", of(first()))
+
+	inProject, envelope := open(here)
+	b.must(ana, statement.KindMemberUninvite, "", statement.MemberUninvite{Place: first(), Invitation: inProject})
+	_, err = b.Enroll(b.ctx(), envelope)
+	isKind(t, err, bulwark.KindForbidden)
+
+	taken, envelope := open(here)
+	_, err = b.Enroll(b.ctx(), envelope)
+	ok(t, err)
+	b.refused(ana, bulwark.KindNotFound, statement.KindMemberUninvite, "", statement.MemberUninvite{Place: here, Invitation: taken})
+}
+
 // TestRolesTimesKinds tries every role, in every place that there is, with every kind of statement that is about an app, and
 // holds the ledger to the table: what a role may not, it cannot, and what is another tenant's is not there.
 func TestRolesTimesKinds(t *testing.T) {

@@ -111,6 +111,8 @@ type Member struct {
 	Role    bulwark.Role      `json:"role"`
 	// Invited is until when an invitation is good that nobody has taken up; Person is empty then.
 	Invited *time.Time `json:"invited,omitempty"`
+	// Invitation is its key's fingerprint.
+	Invitation string `json:"invitation,omitempty"`
 }
 
 // Tokens asks for somebody's access tokens.
