@@ -259,6 +259,9 @@ func (m *Manager) do(wg *sync.WaitGroup, id bulwark.InstanceID, f func()) {
 	})
 }
 
+// roomEvery is how often an instance is tried that a machine without room refused.
+const roomEvery = 10 * time.Second
+
 func (m *Manager) start(ctx context.Context, r Row) {
 	full, err := release.Get(ctx, m.db.Reader(), r.App, r.Release)
 	if err == nil {
@@ -271,8 +274,13 @@ func (m *Manager) start(ctx context.Context, r Row) {
 	if bulwark.KindOf(err) == bulwark.KindUnavailable {
 		return // the next look tries again
 	}
-	r.Crashes++
-	r.NotBefore = m.now().Add(max(time.Second, pause(r.Crashes)))
+	if bulwark.KindOf(err) == bulwark.KindBusy { // not its fault: it comes back soon after there is room
+		r.Crashes = max(r.Crashes, 1)
+		r.NotBefore = m.now().Add(roomEvery)
+	} else {
+		r.Crashes++
+		r.NotBefore = m.now().Add(max(time.Second, pause(r.Crashes)))
+	}
 	r.Reason = "it cannot be started"
 	if e, ok := asUser(err); ok {
 		r.Reason = e.Message

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/bulwark-paas/bulwark"
@@ -115,7 +116,7 @@ func (m *Manager) await(ctx context.Context, a *app.App, number uint64, only bul
 }
 
 func failed(r Row, reason string) error {
-	return bulwark.Fail(bulwark.KindFailed, fmt.Sprintf("%s did not come up: %s.", r.Name(), reason),
+	return bulwark.Fail(bulwark.KindFailed, fmt.Sprintf("%s did not come up: %s.", r.Name(), strings.TrimSuffix(reason, ".")),
 		"See bulwark logs; what served before still does.", nil)
 }
 

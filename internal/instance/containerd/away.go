@@ -3,9 +3,11 @@ package containerd
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/connectivity"
@@ -40,9 +42,16 @@ func patient(ctx context.Context, method string, req, reply any, cc *grpc.Client
 // away tells of an error that it is the engine's absence.
 func away(err error) bool { return errdefs.IsUnavailable(err) }
 
-// failed makes an error that people can act on of one that says that the engine is not there, or went away in the middle.
+// failed makes an error that people can act on of one that says that the engine is not there, or went away in the middle, or that it has no
+// room left: of the latter its text is all that comes here.
 func failed(err error) error {
-	if _, said := errors.AsType[*bulwark.Error](err); said || !away(err) {
+	_, said := errors.AsType[*bulwark.Error](err)
+	switch {
+	case err == nil || said:
+		return err
+	case strings.Contains(err.Error(), unix.ENOSPC.Error()):
+		return bulwark.Fail(bulwark.KindBusy, "The machine's disk is full, so nothing starts; what runs goes on.", "Ask the operator to make room.", err)
+	case !away(err):
 		return err
 	}
 	return bulwark.Fail(bulwark.KindUnavailable, "The engine does not answer.", "Try again in a moment; on the machine, see bulwark status and containerd's log.", err)
