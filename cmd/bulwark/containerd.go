@@ -52,7 +52,7 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"
 			time.Sleep(5 * time.Millisecond)
 		}
 	}()
-	engine.Register()
+	engine.Register(state, i.Socket(install.ContainerdSocket))
 	if n, err := engine.EndLost(state, i.Socket(install.ContainerdSocket)); err != nil {
 		return err
 	} else if n > 0 {

@@ -8,6 +8,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -28,8 +29,8 @@ const Replaced = "io.containerd.grpc.v1.tasks"
 // stepTime bounds a step, so that one that hangs does not keep its id for ever.
 const stepTime = 5 * time.Minute
 
-// Register has containerd use what is here, once in a process and before containerd begins.
-func Register() {
+// Register has containerd use what is here, once in a process and before containerd begins. state and socket are the engine's.
+func Register(state, socket string) {
 	registry.Register(&plugin.Registration{
 		Type:     plugins.GRPCPlugin,
 		ID:       "whole-tasks",
@@ -43,7 +44,7 @@ func Register() {
 			if !ok {
 				return nil, fmt.Errorf("engine: the service of tasks is a %T", p)
 			}
-			return &tasks{local: local, busy: map[string]chan struct{}{}}, nil
+			return &tasks{local: local, shims: shimsOf{state: state, socket: socket}, busy: map[string]chan struct{}{}}, nil
 		},
 	})
 }
@@ -53,6 +54,7 @@ func Register() {
 type tasks struct {
 	api.UnimplementedTasksServer
 	local api.TasksClient
+	shims shimsOf
 
 	mu   sync.Mutex               // guards busy
 	busy map[string]chan struct{} // by namespace and container; closed when the step is over
@@ -106,9 +108,20 @@ func whole[In, Out any](ctx context.Context, t *tasks, container string, in In, 
 	return step(ctx, in)
 }
 
-// Create implements [api.TasksServer], like all that follows.
+// Create implements [api.TasksServer], like all that follows. A disk that takes nothing when the shim has started makes containerd forget it.
 func (t *tasks) Create(ctx context.Context, r *api.CreateTaskRequest) (*api.CreateTaskResponse, error) {
-	return whole(ctx, t, r.ContainerID, r, t.local.Create)
+	return whole(ctx, t, r.ContainerID, r, func(ctx context.Context, r *api.CreateTaskRequest, o ...grpc.CallOption) (*api.CreateTaskResponse, error) {
+		made, err := t.local.Create(ctx, r, o...)
+		if err != nil {
+			of := t.shims
+			of.namespace, _ = namespaces.Namespace(ctx)
+			of.id = r.ContainerID
+			if _, lerr := of.endLost(); lerr != nil {
+				return nil, errors.Join(err, lerr)
+			}
+		}
+		return made, err
+	})
 }
 
 // Start is done whole.

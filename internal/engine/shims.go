@@ -18,9 +18,19 @@ import (
 // speaks with a shim when that has begun, and reads it when it begins itself. Such a shim has no process below it yet. state and socket
 // are the engine's; it is called before the engine begins, and returns how many it ended.
 func EndLost(state, socket string) (int, error) {
+	return shimsOf{state: state, socket: socket}.endLost()
+}
+
+// shimsOf are shims of an engine: all, or that of one container.
+type shimsOf struct {
+	state, socket string
+	namespace, id string // "" for all
+}
+
+func (s shimsOf) endLost() (int, error) {
 	ended := 0
 	for range 5 { // one that was found may just have started another
-		n, err := endLost(state, socket)
+		n, err := s.endFound()
 		if ended += n; n == 0 || err != nil {
 			return ended, err
 		}
@@ -28,7 +38,7 @@ func EndLost(state, socket string) (int, error) {
 	return ended, nil
 }
 
-func endLost(state, socket string) (ended int, err error) {
+func (s shimsOf) endFound() (ended int, err error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return 0, fmt.Errorf("engine: %w", err)
@@ -43,7 +53,7 @@ func endLost(state, socket string) (ended int, err error) {
 		if err != nil {
 			continue
 		}
-		if lost(pid, state, socket) && unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) == nil {
+		if s.lost(pid) && unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) == nil {
 			_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 5000) // until it has ended
 			ended++
 		}
@@ -52,8 +62,8 @@ func endLost(state, socket string) (ended int, err error) {
 	return ended, nil
 }
 
-// lost tells whether a process is a shim of this engine's, or is starting one, that the engine does not know of.
-func lost(pid int, state, socket string) bool {
+// lost tells whether a process is one of the shims, or is starting one, and the engine does not know of it.
+func (s shimsOf) lost(pid int) bool {
 	dir := filepath.Join("/proc", strconv.Itoa(pid))
 	st, err := os.Stat(dir)
 	if err != nil || st.Sys().(*syscall.Stat_t).Uid != uint32(os.Geteuid()) { //nolint:forcetypeassert // of this system
@@ -67,14 +77,17 @@ func lost(pid int, state, socket string) bool {
 	for _, a := range bytes.Split(b, []byte{0}) {
 		args = append(args, string(a))
 	}
-	if filepath.Base(args[0]) != "containerd-shim-runc-v2" || value(args, "-address") != socket {
+	if filepath.Base(args[0]) != "containerd-shim-runc-v2" || value(args, "-address") != s.socket {
 		return false
 	}
 	id, namespace := value(args, "-id"), value(args, "-namespace")
 	if id == "" || namespace == "" || id != filepath.Base(id) || namespace != filepath.Base(namespace) {
 		return false
 	}
-	_, err = os.Lstat(filepath.Join(state, "io.containerd.runtime.v2.task", namespace, id, "bootstrap.json"))
+	if s.id != "" && (id != s.id || namespace != s.namespace) {
+		return false
+	}
+	_, err = os.Lstat(filepath.Join(s.state, "io.containerd.runtime.v2.task", namespace, id, "bootstrap.json"))
 	return errors.Is(err, fs.ErrNotExist)
 }
 
