@@ -63,7 +63,7 @@ func (w *World) buildTargets(ctx context.Context, r *Record) (args []string, nam
 		return nil, nil, err
 	}
 	names = map[string]string{}
-	args = []string{"--timeout", "1s"}
+	args = []string{"--timeout", reachInside}
 	try := func(name, what, at string) {
 		names[name] = what
 		args = append(args, "--try", name+"=tcp:"+at)

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/bulwark-paas/bulwark"
 	"github.com/bulwark-paas/bulwark/internal/posture/kit"
@@ -112,6 +113,34 @@ func report(b []byte, err error) (*kit.Report, error) {
 	return kit.Parse(b)
 }
 
+// againTime is how long instances that do not seem confined are looked at again, all of them together.
+const againTime = 10 * time.Second
+
+// confinement tells how an instance is not confined as it should be, and the filter of its first process.
+func (w *World) confinement(i live) (found []deviation, filter []byte, err error) {
+	for _, pid := range i.pids {
+		found = append(found, confined(pid, w.Installation.IDs, i.Isolation)...)
+	}
+	found = append(found, w.limits(i.Instance.Instance)...)
+	filter, err = seccompFilter(i.pids[0])
+	return found, filter, err
+}
+
+// again looks for an instance's processes once more; one that has ended has none.
+func (w *World) again(ctx context.Context, i live) (live, error) {
+	all, err := w.instances(ctx)
+	if err != nil {
+		return i, err
+	}
+	for _, o := range all {
+		if o.Instance.Instance == i.Instance.Instance {
+			return o, nil
+		}
+	}
+	i.pids = nil
+	return i, nil
+}
+
 // everyInstance looks at all that runs now, the model's instances among them.
 func (w *World) everyInstance(ctx context.Context, r *Record) error {
 	all, err := w.instances(ctx)
@@ -126,12 +155,31 @@ func (w *World) everyInstance(ctx context.Context, r *Record) error {
 	r.Proven("the prober's own process is found unconfined", len(self) >= 8, fmt.Sprintf("%d deviations", len(self)))
 	ranges := map[string]string{} // by app: no two have ids in common
 	filters := map[string]int{}
+	patience := time.Now().Add(againTime)
 	for _, i := range all {
-		var found []deviation
-		for _, pid := range i.pids {
-			found = append(found, confined(pid, w.Installation.IDs, i.Isolation)...)
+		found, filter, err := w.confinement(i)
+		// Of one that ends in this moment there is less to be seen: what persists counts.
+		for (len(found) > 0 || err != nil) && time.Now().Before(patience) {
+			if !pause(ctx, againTime/10) {
+				return ctx.Err()
+			}
+			if i, err = w.again(ctx, i); err != nil {
+				return err
+			}
+			if len(i.pids) == 0 {
+				break
+			}
+			found, filter, err = w.confinement(i)
 		}
-		found = append(found, w.limits(i.Instance.Instance)...)
+		if len(i.pids) == 0 {
+			continue // it ended
+		}
+		if err != nil {
+			if _, gone := uidOf(i.pids[0]); gone {
+				continue
+			}
+			return fmt.Errorf("the filter of %s cannot be read: %w", i.Instance.Instance, err)
+		}
 		for _, d := range found {
 			r.Refused(d.what, false, d.detail)
 		}
@@ -143,13 +191,6 @@ func (w *World) everyInstance(ctx context.Context, r *Record) error {
 			}
 			ranges[key] = string(i.App)
 			r.Refused("root inside is nobody outside", first != 0 && w.Installation.IDs.Contains(uint32(first)), fmt.Sprintf("%s: ids from %d", i.Instance.Instance, first))
-		}
-		filter, err := seccompFilter(i.pids[0])
-		if err != nil {
-			if _, gone := uidOf(i.pids[0]); gone {
-				continue
-			}
-			return fmt.Errorf("the filter of %s cannot be read: %w", i.Instance.Instance, err)
 		}
 		if i.Isolation == bulwark.IsolationDefault { // a sandbox has gVisor's, and keeps the list for the app by itself
 			sum := sha256.Sum256(filter)

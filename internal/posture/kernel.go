@@ -36,7 +36,7 @@ func (w *World) runKit(ctx context.Context, args ...string) ([]byte, error) {
 }
 
 // stopTime is how long a process may take to stop.
-const stopTime = 2 * time.Second
+const stopTime = 10 * time.Second
 
 // maxFilters bounds how many filters a process may have on top of each other.
 const maxFilters = 32

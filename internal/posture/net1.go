@@ -44,7 +44,7 @@ func probeNET1(ctx context.Context, w *World, r *Record) error {
 	if len(targets) == 0 {
 		return errors.New("no instance listens")
 	}
-	args := []string{"network", "--timeout", "1s"}
+	args := []string{"network", "--timeout", reachInside}
 	tried := map[string]listener{}
 	for i, t := range targets[:min(len(targets), maxListeners)] {
 		// What cannot be reached must be there to be reached.

@@ -5,12 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"net/netip"
 	"runtime"
 	"slices"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -94,7 +92,7 @@ func (w *World) fromRun(ctx context.Context, r *Record, app string) error {
 		}
 	}
 	r.Proven("instances listen, as a connection from where it is allowed shows", alive > 0, fmt.Sprint(alive))
-	args := []string{"network", "--timeout", "1s"}
+	args := []string{"network", "--timeout", reachInside}
 	for name, c := range cells {
 		args = append(args, "--try", name+"=tcp:"+c.at.String())
 	}
@@ -132,7 +130,7 @@ func (w *World) fromOutside(r *Record) error {
 		}
 		c := cell{netpolicy.Outside, to, netip.AddrPortFrom(host, p)}
 		err := as(stranger, func() error {
-			conn, err := net.DialTimeout("tcp", c.at.String(), time.Second)
+			conn, err := dialOnce(c.at)
 			if err == nil {
 				conn.Close()
 			}

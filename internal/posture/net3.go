@@ -27,7 +27,7 @@ func probeNET3(ctx context.Context, w *World, r *Record) error {
 	if err != nil {
 		return err
 	}
-	args := []string{"network", "--timeout", "1s", "--try", "dns=tcp:" + gateway + ":53"}
+	args := []string{"network", "--timeout", reachInside, "--try", "dns=tcp:" + gateway + ":53"}
 	names := map[string]string{}
 	try := func(name, what string, to netip.AddrPort) {
 		names[name] = what
@@ -117,7 +117,7 @@ func (w *World) declaredOnly(r *Record) error {
 			}
 			if name, ok := declared[s.local.Port()]; ok && strings.HasPrefix(table, "tcp") {
 				found[s.local.Port()] = true
-				c, err := net.DialTimeout("tcp", net.JoinHostPort("127.0.0.1", fmt.Sprint(s.local.Port())), time.Second)
+				c, err := dialOnce(netip.AddrPortFrom(loopback, s.local.Port()))
 				if err == nil {
 					c.Close()
 				}
@@ -132,6 +132,8 @@ func (w *World) declaredOnly(r *Record) error {
 	r.Proven("the platform's ports are seen", len(found) == len(declared), fmt.Sprintf("%d of %d", len(found), len(declared)))
 	return nil
 }
+
+var loopback = netip.MustParseAddr("127.0.0.1")
 
 // hold listens on an address in a network namespace, at a port of the kernel's choice, until stop is called.
 func hold(ns string, a netip.Addr) (at netip.AddrPort, stop func(), err error) {
@@ -160,12 +162,12 @@ func hold(ns string, a netip.Addr) (at netip.AddrPort, stop func(), err error) {
 // answers connects to a held port from within a namespace, and has its byte.
 func answers(ns string, at netip.AddrPort) error {
 	return within(ns, func() error {
-		c, err := net.DialTimeout("tcp", at.String(), time.Second)
+		c, err := dialOnce(at)
 		if err != nil {
 			return err
 		}
 		defer c.Close()
-		if err := c.SetDeadline(time.Now().Add(time.Second)); err != nil {
+		if err := c.SetDeadline(time.Now().Add(reachTime)); err != nil {
 			return err
 		}
 		var b [1]byte

@@ -38,7 +38,7 @@ func netnsOf(pid int) string { return fmt.Sprintf("/proc/%d/ns/net", pid) }
 // dialIn connects to an address from within a network namespace.
 func dialIn(ns string, to netip.AddrPort) error {
 	return within(ns, func() error {
-		c, err := net.DialTimeout("tcp", to.String(), time.Second)
+		c, err := dialOnce(to)
 		if err == nil {
 			c.Close()
 		}
@@ -144,6 +144,14 @@ func parseProcAddr(s string) (netip.AddrPort, error) {
 	return netip.AddrPortFrom(a.Unmap(), uint16(p)), nil
 }
 
+// reachTime is what a connection has that is to be made, also on a machine that stands still for a second now and then; one that is refused
+// is so at once. reachInside is the same for those that an attacker tries inside, where some are dropped: the probe waits for them.
+const (
+	reachTime   = 5 * time.Second
+	reachInside = "3s"
+)
+
+// dialOnce connects to where there should be an answer.
 func dialOnce(to netip.AddrPort) (net.Conn, error) {
-	return net.DialTimeout("tcp", to.String(), time.Second)
+	return net.DialTimeout("tcp", to.String(), reachTime)
 }
