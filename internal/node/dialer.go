@@ -18,9 +18,10 @@ import (
 type dialer struct {
 	path    string
 	log     *slog.Logger
-	mu      sync.Mutex // guards client and entries
+	mu      sync.Mutex // guards what follows
 	client  *dial.Client
 	entries map[bulwark.InstanceID]dial.Entry
+	passed  map[bulwark.InstanceID]bool // of entries, what the dial at the other end of client refuses; the next one is asked again
 }
 
 // register makes an instance known. The entry is kept: a dial that is away learns of it when it is back.
@@ -47,6 +48,7 @@ func (d *dialer) register(ctx context.Context, e dial.Entry) error {
 			return err // kept, it would keep all others from being told
 		}
 		if err == nil || again {
+			delete(d.passed, id)
 			d.entries[id] = e
 			return err
 		}
@@ -95,6 +97,7 @@ func (d *dialer) unregister(ctx context.Context, id bulwark.InstanceID) error {
 		return nil
 	}
 	delete(d.entries, id)
+	delete(d.passed, id)
 	if d.client == nil {
 		return d.connect(ctx)
 	}
@@ -107,12 +110,15 @@ func (d *dialer) unregister(ctx context.Context, id bulwark.InstanceID) error {
 // connect makes a new connection and tells all. The caller holds mu.
 func (d *dialer) connect(ctx context.Context) error {
 	d.hangUp()
+	d.passed = map[bulwark.InstanceID]bool{}
 	for {
 		c, err := dial.Connect(d.path)
 		if err != nil {
 			return err
 		}
-		err = c.Sync(ctx, slices.Collect(maps.Values(d.entries)))
+		all := maps.Clone(d.entries)
+		maps.DeleteFunc(all, func(id bulwark.InstanceID, _ dial.Entry) bool { return d.passed[id] })
+		err = c.Sync(ctx, slices.Collect(maps.Values(all)))
 		if err == nil {
 			d.client = c
 			return nil
@@ -132,10 +138,13 @@ func (d *dialer) hangUp() {
 	}
 }
 
-// refused tells that dial is there and does not take what it was told.
-func refused(err error) bool { return err != nil && bulwark.KindOf(err) != bulwark.KindUnavailable }
+// refused tells that dial does not take what it was told, whenever it is told it.
+func refused(err error) bool {
+	return err != nil && (bulwark.KindOf(err) == bulwark.KindInvalid || bulwark.KindOf(err) == bulwark.KindTooLarge)
+}
 
-// sift forgets the entries that dial refuses, and tells whether there were any: one of them kept all others from being told.
+// sift notes the entries that dial refuses, and tells whether there are more of them: one would keep all others from being told. They are
+// kept: a dial that somebody owns must not make the node forget what its successor has to know.
 func (d *dialer) sift(ctx context.Context) (any bool) {
 	c, err := dial.Connect(d.path)
 	if err != nil {
@@ -143,10 +152,12 @@ func (d *dialer) sift(ctx context.Context) (any bool) {
 	}
 	defer c.Close()
 	for id, e := range d.entries {
+		if d.passed[id] {
+			continue
+		}
 		if err := c.Register(ctx, e); refused(err) {
 			d.log.Error("an instance cannot be reached: dial refuses its registration", "instance", id, "error", err)
-			delete(d.entries, id)
-			any = true
+			d.passed[id], any = true, true
 		}
 	}
 	return any
@@ -176,8 +187,8 @@ func (d *dialer) look(ctx context.Context) {
 	defer cancel()
 	if d.client != nil {
 		known, err := d.client.List(ctx)
-		foreign := func(id bulwark.InstanceID) bool { _, ours := d.entries[id]; return !ours }
-		if err != nil || len(known) != len(d.entries) || slices.ContainsFunc(known, foreign) {
+		foreign := func(id bulwark.InstanceID) bool { _, ours := d.entries[id]; return !ours || d.passed[id] }
+		if err != nil || len(known) != len(d.entries)-len(d.passed) || slices.ContainsFunc(known, foreign) {
 			d.hangUp()
 		}
 	}
