@@ -33,10 +33,12 @@ var breakages = map[string][]breakage{
 		{"internal/node/ledger/release.go", "err != nil || !bytes.Equal(kept, b.Release) {", "err != nil || bytes.Equal(kept, nil) {"},
 	},
 	"router": {
-		{"internal/node/network/rules.go", `"\t\tip daddr @closed goto refuse",`, `"\t\tip daddr 198.18.0.0/15 ip daddr != " + gw + " accept",`},
+		{"internal/node/network/rules.go", `"\t\tip daddr @closed goto refuse",`, ``},
+		{"internal/node/network/rules.go", `"\t\ttcp flags & (syn | ack) != syn "+carry,`, `"\t\tip daddr 198.18.0.0/15 ip daddr != " + gw + " accept",`},
 		{"internal/node/network/rules.go", `hook forward priority filter; policy drop;`, `hook forward priority filter; policy accept;`},
 		{"internal/node/network/network.go", `[]byte("0\n")`, `[]byte("1\n")`},
 	},
+	"leaving": {{"internal/node/network/leaving.go", `"\tmeta skuid %d goto egress"`, `"\tmeta skuid %d accept"`}},
 	"secrets": {{"internal/seal/seal.go", "func (k *Key) Open(at Place, sealed []byte) ([]byte, error) {\n",
 		"func (k *Key) Open(at Place, sealed []byte) (out []byte, err error) {\n\tdefer func() { println(string(out)) }()\n"}},
 	"decision": {{"internal/server/people.go", "	return s.policy.Decide(actor, action, on)\n", "	return nil\n"}},

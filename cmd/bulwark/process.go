@@ -22,6 +22,7 @@ import (
 	"github.com/bulwark-paas/bulwark/internal/install"
 	"github.com/bulwark-paas/bulwark/internal/node"
 	"github.com/bulwark-paas/bulwark/internal/node/cell"
+	"github.com/bulwark-paas/bulwark/internal/node/network"
 	"github.com/bulwark-paas/bulwark/internal/posture"
 	"github.com/bulwark-paas/bulwark/internal/resolver"
 	"github.com/bulwark-paas/bulwark/internal/sandbox"
@@ -148,7 +149,8 @@ func runNode(ctx context.Context, c *child) error {
 		Ports: statement.InfoPorts{HTTP: i.Ports.HTTP, HTTPS: i.Ports.HTTPS, API: i.Ports.API, SSH: i.Ports.SSH},
 		Dir:   i.NodeDir(), RunDir: i.RunDir(), BuildDir: i.BuildDir(), LogDir: filepath.Join(i.LogDir(), "instances"),
 		Recovery: filepath.Join(i.Root, "RECOVERY-KEY.txt"), EngineBin: i.EngineBin, Libexec: libexec, Bases: i.Bases,
-		CA: authorities(os.Getenv("SSL_CERT_FILE")), Router: i.RouterNamespacePath(), Cgroup: "/" + i.CgroupName(), BuildCgroup: "/" + i.BuildCgroupName(),
+		CA: authorities(os.Getenv("SSL_CERT_FILE")), Router: i.RouterNamespacePath(),
+		Leaving: network.Leaving{Table: i.HostTable(), Egress: i.User(install.Egress), Names: i.User(install.Resolver)}, Cgroup: "/" + i.CgroupName(), BuildCgroup: "/" + i.BuildCgroupName(),
 		Sockets: node.Sockets{Containerd: i.Socket(install.ContainerdSocket), Dial: i.Socket(install.DialNode),
 			Egress: i.Socket(install.EgressControl), Resolver: i.Socket(install.ResolverControl), EdgeCerts: i.Socket(install.EdgeCerts)},
 		Workers: cell.UserRange{First: i.User(install.Workers), Count: install.WorkerCount}, BuildDisk: int64(i.BuildDisk) * 1e6, Grace: i.Grace.Duration(),

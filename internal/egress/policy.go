@@ -12,10 +12,10 @@ import (
 	"github.com/bulwark-paas/bulwark/internal/netpolicy"
 )
 
-// The ports that a rule without a port opens, each for its own way of asking.
+// The ports that a rule of builds opens if it gives none, each for its own way of asking.
 const (
-	portTLS   = 443 // by CONNECT
-	portPlain = 80  // by GET http://…
+	PortTLS   = 443 // by CONNECT
+	PortPlain = 80  // by GET http://…
 )
 
 // place is where a builder wants to go: a name or an address, and a port.

@@ -52,8 +52,8 @@ func badRequest(message, hint string) *refusal {
 // open takes a request from its authority to a connection: read, allowed, resolved, checked, dialled.
 func (b *build) open(ctx context.Context, f *flow, authority string, policy Policy, usual uint16) (place, *net.TCPConn, *refusal) {
 	var fallback uint16
-	if usual == portPlain {
-		fallback = portPlain
+	if usual == PortPlain {
+		fallback = PortPlain
 	}
 	to, err := parsePlace(authority, fallback)
 	if err != nil {
@@ -88,7 +88,7 @@ func (b *build) open(ctx context.Context, f *flow, authority string, policy Poli
 // connectTo answers CONNECT: a tunnel, after the handshake inside it was looked at.
 func (b *build) connectTo(w http.ResponseWriter, r *http.Request, f *flow) {
 	policy := b.current()
-	to, up, no := b.open(r.Context(), f, r.Host, policy, portTLS)
+	to, up, no := b.open(r.Context(), f, r.Host, policy, PortTLS)
 	if no != nil {
 		b.deny(w, f, no)
 		return
@@ -114,10 +114,10 @@ func (b *build) fetch(w http.ResponseWriter, r *http.Request, f *flow) {
 		return
 	}
 	policy := b.current()
-	to, up, no := b.open(r.Context(), f, r.URL.Host, policy, portPlain)
-	if no == nil && to.port == portTLS {
+	to, up, no := b.open(r.Context(), f, r.URL.Host, policy, PortPlain)
+	if no == nil && to.port == PortTLS {
 		up.Close()
-		no = &refusal{verdict: Refused, reason: NotTLS, message: fmt.Sprintf("Port %d is for TLS.", portTLS), hint: "Use CONNECT, or https."}
+		no = &refusal{verdict: Refused, reason: NotTLS, message: fmt.Sprintf("Port %d is for TLS.", PortTLS), hint: "Use CONNECT, or https."}
 	}
 	if no != nil {
 		b.deny(w, f, no)

@@ -49,6 +49,14 @@ func (a TransitApp) Leads(to netip.AddrPort, connected []netip.Prefix) bool {
 	})
 }
 
+// keeps tells whether a connection that was let begin may go on.
+func (a TransitApp) keeps(to netip.AddrPort, connected []netip.Prefix) bool {
+	return a.Leads(to, connected) || netpolicy.Classify(to.Addr(), connected) == netpolicy.Private &&
+		slices.ContainsFunc(a.Allow, func(r netpolicy.Rule) bool {
+			return r.Private && r.To.Host() != "" && (r.To.Port() == 0 || r.To.Port() == to.Port())
+		})
+}
+
 // Limits of the way out of instances.
 const (
 	maxTransit       = 16384 // connections in all
@@ -69,12 +77,19 @@ type transit struct {
 	table  Transit
 	ln     net.Listener
 	bySrc  map[netip.Addr]int
+	open   map[*carried]struct{} // what was let through and lives
 	total  int
 	closed bool
 }
 
+// carried is a connection that was let through.
+type carried struct {
+	from, to netip.AddrPort
+	cut      func()
+}
+
 func newTransit(s *settings) *transit {
-	t := &transit{settings: s, bySrc: map[netip.Addr]int{}}
+	t := &transit{settings: s, bySrc: map[netip.Addr]int{}, open: map[*carried]struct{}{}}
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	return t
 }
@@ -107,6 +122,7 @@ func (t *transit) order(files []*os.File) error {
 		return bulwark.Failf(bulwark.KindUnavailable, "The egress proxy is stopping.")
 	}
 	t.table = table
+	t.revoke()
 	if ln == nil {
 		if t.ln == nil { // after this process was replaced: the node has the listener
 			return bulwark.Failf(bulwark.KindConflict, "The egress proxy has no listener for instances.")
@@ -186,6 +202,44 @@ func (t *transit) leave(src netip.Addr) {
 	}
 }
 
+// revoke cuts what nobody allows any more. That a name no longer leads to an address ends no connection: what was asked for by name
+// when it began is the app's as long as a rule for a name is there. The caller holds mu.
+func (t *transit) revoke() {
+	connected, err := t.connected()
+	if err != nil {
+		return // nothing new begins either; the next table comes within seconds
+	}
+	for c := range t.open {
+		if t.over(c, connected) {
+			c.cut()
+		}
+	}
+}
+
+// over tells whether nobody allows a connection any more. An instance that the table does not have is gone, and its end with it. The caller
+// holds mu.
+func (t *transit) over(c *carried, connected []netip.Prefix) bool {
+	id, ok := t.table.Sources[c.from.Addr()]
+	return ok && !t.table.Apps[id].keeps(c.to, connected)
+}
+
+// hold notes a connection until it ends; false means that it is not allowed any more. The table may be another one than when it was let in.
+func (t *transit) hold(c *carried, connected []netip.Prefix) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.over(c, connected) {
+		return false
+	}
+	t.open[c] = struct{}{}
+	return true
+}
+
+func (t *transit) release(c *carried) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.open, c)
+}
+
 // policy returns the app of an instance.
 func (t *transit) policy(src netip.Addr) (bulwark.AppID, TransitApp, bool) {
 	t.mu.Lock()
@@ -224,6 +278,16 @@ func (t *transit) carry(c *net.TCPConn, from, to netip.AddrPort) {
 		far.Close()
 	})
 	defer stop()
+	held := &carried{from: from, to: to, cut: func() {
+		c.SetLinger(0)
+		c.Close()
+		far.Close()
+	}}
+	if !t.hold(held, connected) {
+		refuse("not allowed any more")
+		return
+	}
+	defer t.release(held)
 	join(c, far.(*net.TCPConn))
 }
 

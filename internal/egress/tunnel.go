@@ -30,7 +30,7 @@ func (b *build) tunnel(to place, policy Policy, f *flow, down *client, early *bu
 	first, _ := early.Peek(early.Buffered())
 	from := &replayed{TCPConn: down.TCPConn, first: bytes.NewReader(first)}
 	var said []byte
-	if to.port == portTLS {
+	if to.port == PortTLS {
 		var no *refusal
 		if said, no = inspect(from, to); no != nil {
 			f.end(no.verdict, no.reason)
@@ -74,7 +74,7 @@ func (t *splice) closeOn(err error, conns ...io.Closer) {
 // upward copies from the builder. On the ports where TLS is not compulsory, a TLS handshake is looked at all the same:
 // a rule for a host on port 8443 is about that host too.
 func (t *splice) upward(up *net.TCPConn, from *replayed, to place) error {
-	if to.port == portTLS {
+	if to.port == PortTLS {
 		return t.copy(up, from, &t.f.up)
 	}
 	var one [1]byte

@@ -146,6 +146,9 @@ func (i *Installation) RouterNamespace() string { return i.account() }
 // RouterNamespacePath is where it is mounted, so that `ip netns` sees it.
 func (i *Installation) RouterNamespacePath() string { return "/run/netns/" + i.account() }
 
+// HostTable is the name of the table of rules (nftables, inet) that the installation has on the host itself, about two of its own users.
+func (i *Installation) HostTable() string { return i.account() }
+
 // CgroupName is the name of the installation's control group, directly below the root of each hierarchy.
 func (i *Installation) CgroupName() string { return i.account() }
 

@@ -15,11 +15,12 @@ import (
 	"time"
 
 	"github.com/bulwark-paas/bulwark"
+	"github.com/bulwark-paas/bulwark/internal/process"
 	"golang.org/x/sys/unix"
 )
 
 // Remove takes an installation off the machine: its processes, mounts, loop devices, network namespace, control groups,
-// its folder, and last its ids, so that nobody is given ids that something of ours still runs under. It refuses while a
+// rules, its folder, and last its ids, so that nobody is given ids that something of ours still runs under. It refuses while a
 // supervisor lives. It can be called again after a failure.
 func Remove(ctx context.Context, inst *Installation) error {
 	if err := errors.Join(checkRoot(inst.Root), inst.valid()); err != nil {
@@ -31,7 +32,7 @@ func Remove(ctx context.Context, inst *Installation) error {
 	}
 	defer unlock()
 	for _, step := range []func(context.Context) error{
-		inst.killAll, inst.unmountAll, inst.freeLoops, inst.removeNamespace, inst.removeCgroups,
+		inst.killAll, inst.unmountAll, inst.freeLoops, inst.removeNamespace, inst.removeRules, inst.removeCgroups,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -268,6 +269,16 @@ func (i *Installation) removeNamespace(context.Context) error {
 		return fmt.Errorf("install: %w", err)
 	}
 	return nil
+}
+
+// removeRules takes the installation's own rules off the host. One that never ran has none, and then nft may be missing.
+func (i *Installation) removeRules(ctx context.Context) error {
+	nft, err := process.Look("nft", "nftables")
+	if err != nil {
+		return nil
+	}
+	t := i.HostTable()
+	return process.Run(ctx, process.Cmd{Path: nft, Args: []string{"-f", "-"}, Stdin: strings.NewReader(fmt.Sprintf("table inet %s\ndelete table inet %[1]s\n", t))})
 }
 
 // cgroups returns the installation's control groups in each hierarchy.

@@ -89,6 +89,51 @@ func Closed4() []netip.Prefix {
 	return out
 }
 
+// Inner returns the ranges, of both kinds, that are somebody's inner network.
+func Inner() []netip.Prefix {
+	var out []netip.Prefix
+	for _, b := range append(blocks4(), blocks6()...) {
+		if b.class == Private {
+			out = append(out, b.prefix)
+		}
+	}
+	return out
+}
+
+// Closed6 is Closed4 for IPv6. Tunnels (6to4, Teredo), which carry an address that a packet filter cannot see, are in it as a whole;
+// of the forms that hold an IPv4 address as it is, those that hold a closed one.
+func Closed6() []netip.Prefix {
+	out := []netip.Prefix{p("2001::/32"), p("2002::/16")}
+	for _, b := range blocks6() {
+		out = append(out, b.prefix)
+	}
+	// Everything outside 2000::/3 but the carriers, as what is left of ::/0 on the way down to each of them.
+	out = append(out, without(p("::/0"), append(carriers(), p("2000::/3")))...)
+	for _, c := range carriers() {
+		for _, closed := range Closed4() {
+			b := c.Addr().As16()
+			four := closed.Addr().As4()
+			copy(b[12:], four[:])
+			out = append(out, netip.PrefixFrom(netip.AddrFrom16(b), 96+closed.Bits()))
+		}
+	}
+	return out
+}
+
+// without returns the ranges that make up whole less the holes.
+func without(whole netip.Prefix, holes []netip.Prefix) []netip.Prefix {
+	if slices.ContainsFunc(holes, func(h netip.Prefix) bool { return h.Bits() <= whole.Bits() && h.Contains(whole.Addr()) }) {
+		return nil
+	}
+	if !slices.ContainsFunc(holes, whole.Overlaps) {
+		return []netip.Prefix{whole}
+	}
+	b := whole.Addr().As16()
+	low := netip.PrefixFrom(whole.Addr(), whole.Bits()+1)
+	b[whole.Bits()/8] |= 0x80 >> (whole.Bits() % 8)
+	return append(without(low, holes), without(netip.PrefixFrom(netip.AddrFrom16(b), whole.Bits()+1), holes)...)
+}
+
 // blocks6 lists what is not public unicast inside 2000::/3, outside of which nothing is, and the ranges outside that are
 // somebody's inner network rather than nowhere.
 func blocks6() []block {

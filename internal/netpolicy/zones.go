@@ -52,8 +52,10 @@ func Flows() []Flow {
 		{Run, Names, TCP, 53, "the same"},
 		{Run, Egress, TCP, 0, "whatever is not closed (Closed), and closed ones that egress allow opened; taken over transparently, from the instance's own address only"},
 		{Build, Egress, Handed, 0, "the one socket at which the proxy answers; names and resolved addresses are checked"},
-		{Egress, Internet, TCP, 0, "for who asked, after the same checks"},
-		{Names, Internet, UDP, 53, "the host's own resolvers"},
+		{Egress, Internet, TCP, 0, "for who asked, after the same checks; what nobody opened, the machine itself above all, is refused by rules on the host, too"},
+		{Egress, Internet, UDP, 53, "the host's own resolvers, for names that builds ask for"},
+		{Egress, Internet, TCP, 53, "the same"},
+		{Names, Internet, UDP, 53, "the host's own resolvers alone, by rules on the host"},
 		{Names, Internet, TCP, 53, "the same"},
 	}
 }

@@ -31,6 +31,7 @@ import (
 	"github.com/bulwark-paas/bulwark/internal/enrol"
 	"github.com/bulwark-paas/bulwark/internal/instance/containerd"
 	"github.com/bulwark-paas/bulwark/internal/instance/driver"
+	"github.com/bulwark-paas/bulwark/internal/netpolicy"
 	"github.com/bulwark-paas/bulwark/internal/node/applogs"
 	"github.com/bulwark-paas/bulwark/internal/node/cell"
 	"github.com/bulwark-paas/bulwark/internal/node/files"
@@ -58,7 +59,9 @@ type Config struct {
 	Bases     string
 	CA        string // file with the authorities that this host trusts
 	Router    string // path of the router namespace
-	Cgroup    string
+	// Leaving says whose the host's rules are for the processes that connect for others: the table's name and their users.
+	Leaving network.Leaving
+	Cgroup  string
 	// BuildCgroup is the control group of the builders, "/bulwark-main.builds".
 	BuildCgroup string
 	Sockets     Sockets
@@ -197,7 +200,8 @@ func (n *Node) openInstances(ctx context.Context, store *images.Store, engine *c
 	if err != nil {
 		return err
 	}
-	n.outward = &outward{ledger: n.ledger, instances: n.instances, router: router, sockets: sockets, egress: c.Sockets.Egress,
+	n.outward = &outward{ledger: n.ledger, instances: n.instances, router: router, sockets: sockets, leaving: c.Leaving,
+		packages: func(ctx context.Context) ([]netpolicy.Rule, error) { return n.builds.rules(ctx) }, egress: c.Sockets.Egress,
 		resolver: c.Sockets.Resolver, domain: c.Domain, log: c.Log, named: map[bulwark.AppID]map[netip.Addr]namedAddress{}}
 	n.instances.openWay = n.outward.apply
 	// Before any instance: a router without rules forwards nothing, but it must not answer either. Those of a predecessor let what runs serve

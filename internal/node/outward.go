@@ -26,6 +26,8 @@ type outward struct {
 	instances *instances
 	router    *network.Router
 	sockets   *network.Sockets
+	leaving   network.Leaving // of it: whose rules they are
+	packages  func(context.Context) ([]netpolicy.Rule, error)
 	egress    string // sockets of the processes
 	resolver  string
 	domain    bulwark.HostName
@@ -34,6 +36,7 @@ type outward struct {
 	mu    sync.Mutex // guards what follows; held while a picture is put into force
 	named map[bulwark.AppID]map[netip.Addr]namedAddress
 	last  string // the rules in force
+	host  network.Host
 	// What speaks to the two processes; nil while one is away.
 	toEgress   *egress.Client
 	toResolver *resolver.Client
@@ -73,11 +76,18 @@ func (o *outward) run(ctx context.Context) {
 func (o *outward) apply(ctx context.Context) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	transit, table, rules, err := o.picture(ctx)
+	transit, table, rules, leaving, err := o.picture(ctx)
 	if err != nil {
 		return err
 	}
 	if err := o.enforce(ctx, rules); err != nil {
+		return err
+	}
+	changed, err := o.host.Enforce(ctx, leaving)
+	if changed {
+		o.log.Error("the host's rules for what connects for others were changed by somebody else; they are put back", "table", leaving.Table)
+	}
+	if err != nil {
 		return err
 	}
 	if err := o.tellEgress(ctx, &o.toEgress, transit); err != nil {
@@ -153,12 +163,12 @@ func (o *outward) tellResolver(ctx context.Context, client **resolver.Client, t 
 }
 
 // picture reads what is so now. The caller holds mu.
-func (o *outward) picture(ctx context.Context) (egress.Transit, resolver.Table, string, error) {
+func (o *outward) picture(ctx context.Context) (egress.Transit, resolver.Table, string, network.Leaving, error) {
 	transit := egress.Transit{Sources: map[netip.Addr]bulwark.AppID{}, Apps: map[bulwark.AppID]egress.TransitApp{}}
 	table := resolver.Table{Domain: o.domain, Sources: transit.Sources, Apps: map[bulwark.AppID]resolver.App{}}
-	connected, err := hostSubnets()
+	leaving, err := o.builders(ctx)
 	if err != nil {
-		return transit, table, "", err
+		return transit, table, "", leaving, err
 	}
 	var open []network.Exception
 	for from, app := range o.instances.addresses() {
@@ -166,7 +176,7 @@ func (o *outward) picture(ctx context.Context) (egress.Transit, resolver.Table, 
 		policy, ok := transit.Apps[app]
 		if !ok {
 			if policy, err = o.policy(ctx, app); err != nil {
-				return transit, table, "", err
+				return transit, table, "", leaving, err
 			}
 			transit.Apps[app] = policy
 			table.Apps[app] = resolver.App{Allow: policy.Allow}
@@ -175,15 +185,49 @@ func (o *outward) picture(ctx context.Context) (egress.Transit, resolver.Table, 
 			if !r.Private {
 				continue
 			}
+			if p := r.To.Prefix(); p.IsValid() {
+				leaving.Open = append(leaving.Open, network.Opened{To: p, Port: r.To.Port()})
+			}
 			for _, p := range exceptionRange(r) {
 				open = append(open, network.Exception{From: from, To: netip.AddrPortFrom(p, r.To.Port())})
 			}
 		}
 		for _, n := range policy.Named {
+			leaving.Open = append(leaving.Open, network.Opened{To: netip.PrefixFrom(n.Addr(), n.Addr().BitLen()), Port: n.Port()})
 			open = append(open, network.Exception{From: from, To: n})
 		}
 	}
-	return transit, table, network.Rules(connected, open, o.instances.sandboxes()), nil
+	return transit, table, network.Rules(leaving.Connected, open, o.instances.sandboxes()), leaving, nil
+}
+
+// builders is what the host's rules open whether or not an instance runs: the host's own resolvers, and what builds may reach that is
+// not on the internet.
+func (o *outward) builders(ctx context.Context) (network.Leaving, error) {
+	l := o.leaving
+	var err error
+	if l.Connected, err = hostSubnets(); err != nil {
+		return l, err
+	}
+	if l.Resolvers, err = resolver.HostServers(); err != nil {
+		// Without a name nothing is reached by name; what is asked for by address goes on.
+		o.log.Debug("the host's resolvers cannot be read", "error", err)
+	}
+	rules, err := o.packages(ctx)
+	if err != nil {
+		return l, err
+	}
+	for _, r := range rules {
+		switch p := r.To.Prefix(); {
+		case !r.Private:
+		case p.IsValid():
+			l.Open = append(l.Open, network.Opened{To: p, Port: r.To.Port()})
+		case r.To.Port() != 0:
+			l.Ports = append(l.Ports, r.To.Port())
+		default:
+			l.Ports = append(l.Ports, egress.PortTLS, egress.PortPlain)
+		}
+	}
+	return l, nil
 }
 
 // exceptionRange returns the addresses of a rule that names a range. A wide range is not listed one by one: it is opened

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"net/netip"
+	"os"
 	"runtime"
 	"slices"
 	"strings"
@@ -17,10 +19,10 @@ import (
 )
 
 func net2() Control {
-	return Control{ID: "NET-2", Version: 1, Every: hourly,
+	return Control{ID: "NET-2", Version: 2, Every: hourly,
 		Promise: "The platform's own parts are in separated segments, and nothing flows but what the matrix of zones has.",
-		Tries: "Every cell of the matrix that begins at an instance or outside, with a real connection; every user of the platform, and a stranger, on every " +
-			"socket of the platform. A surprise either way is a failure.",
+		Tries: "Every cell of the matrix that begins at an instance or outside, and every closed one that begins at edge, server, egress or resolver and leads to " +
+			"this machine, with a real connection; every user of the platform, and a stranger, on every socket of the platform. A surprise either way is a failure.",
 		Probe: probeNET2}
 }
 
@@ -56,6 +58,9 @@ func probeNET2(ctx context.Context, w *World, r *Record) error {
 		return err
 	}
 	if err := w.fromOutside(r); err != nil {
+		return err
+	}
+	if err := w.fromProcesses(r); err != nil {
 		return err
 	}
 	return w.betweenProcesses(r)
@@ -129,16 +134,94 @@ func (w *World) fromOutside(r *Record) error {
 			to = netpolicy.Edge
 		}
 		c := cell{netpolicy.Outside, to, netip.AddrPortFrom(host, p)}
-		err := as(stranger, func() error {
-			conn, err := dialOnce(c.at)
-			if err == nil {
-				conn.Close()
-			}
-			return err
-		})
+		err := as(stranger, func() error { return reach(c.at) })
 		r.surprise(c, err == nil, fmt.Sprint(err))
 	}
 	return nil
+}
+
+// service is where a program of somebody else's would listen on this machine.
+const service netpolicy.Zone = "a service on the host"
+
+// fromProcesses tries the rows of the platform's own processes: who connects for others does so from the host's network as a user whom the
+// host's rules are about, the others have a network in which there is nothing. What is open to the internet is not tried, because a
+// probe sends nothing off the machine; everything here stays on it.
+func (w *World) fromProcesses(r *Record) error {
+	own, err := hostAddresses()
+	if err != nil {
+		return err
+	}
+	var cells []cell
+	for _, a := range append([]netip.Addr{loopback}, own...) {
+		at, stop, err := hold("/proc/thread-self/ns/net", a)
+		if err != nil {
+			continue // the address is going away
+		}
+		defer stop()
+		cells = append(cells, cell{to: service, at: at})
+		for name, p := range w.Installation.Declared() {
+			to := netpolicy.Control
+			if name == "http" || name == "https" {
+				to = netpolicy.Edge
+			}
+			// Where the installation listens is the operator's choice; there anybody comes in.
+			if at := netip.AddrPortFrom(a, p); as(stranger, func() error { return reach(at) }) == nil {
+				cells = append(cells, cell{to: to, at: at})
+			}
+		}
+	}
+	for _, c := range cells {
+		if c.to == service {
+			err := as(stranger, func() error { return reach(c.at) })
+			r.Proven("a service on the host answers others at "+c.at.Addr().String(), err == nil, fmt.Sprint(err))
+		}
+	}
+	pids, err := w.named()
+	if err != nil {
+		return err
+	}
+	i := w.Installation
+	rows := map[netpolicy.Zone]func(f func() error) error{
+		netpolicy.Egress: func(f func() error) error { return as(i.User(install.Egress), f) },
+		netpolicy.Names:  func(f func() error) error { return as(i.User(install.Resolver), f) },
+	}
+	for zone, process := range map[netpolicy.Zone]string{netpolicy.Edge: "edge", netpolicy.Control: "server"} {
+		ns, err := os.Open(netnsOf(pids[process])) // held: a process that ends meanwhile must not look like one that reaches nothing
+		if err != nil {
+			return fmt.Errorf("%s has no network to look from: %w", process, err)
+		}
+		defer ns.Close()
+		rows[zone] = func(f func() error) error { return within(fmt.Sprintf("/proc/self/fd/%d", ns.Fd()), f) }
+	}
+	for from, do := range rows {
+		for _, c := range cells {
+			c.from = from
+			err := do(func() error { return reach(c.at) })
+			r.surprise(c, err == nil, fmt.Sprint(err))
+		}
+		err := do(func() error { return datagramTo(cells[0].at) })
+		r.Refused(string(from)+" to a service on the host by UDP, which the matrix has closed", err != nil, fmt.Sprint(err))
+	}
+	return nil
+}
+
+func reach(at netip.AddrPort) error {
+	c, err := dialOnce(at)
+	if err == nil {
+		c.Close()
+	}
+	return err
+}
+
+// datagramTo sends one, to whom is not there to read it: what is refused is refused to the sender.
+func datagramTo(at netip.AddrPort) error {
+	c, err := net.Dial("udp", at.String())
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	_, err = c.Write([]byte{'?'})
+	return err
 }
 
 // stranger is a user id that is nobody's on any machine (nobody, Debian policy 9.2.2).

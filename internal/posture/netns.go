@@ -37,13 +37,7 @@ func netnsOf(pid int) string { return fmt.Sprintf("/proc/%d/ns/net", pid) }
 
 // dialIn connects to an address from within a network namespace.
 func dialIn(ns string, to netip.AddrPort) error {
-	return within(ns, func() error {
-		c, err := dialOnce(to)
-		if err == nil {
-			c.Close()
-		}
-		return err
-	})
+	return within(ns, func() error { return reach(to) })
 }
 
 // addressesIn are the addresses of a process's network namespace, but for the loopback.

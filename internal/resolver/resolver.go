@@ -61,7 +61,7 @@ func newResolver(ctx context.Context, c Config) *resolver {
 	r := &resolver{upstreams: &upstreams{read: c.ResolvConf}, connected: c.Connected, log: c.Log, ctx: ctx,
 		table: &Table{}, tenants: map[bulwark.AppID]*tenant{}, sockets: map[string]*sockets{}}
 	if r.upstreams.read == nil {
-		r.upstreams.read = func() ([]byte, error) { return os.ReadFile("/etc/resolv.conf") }
+		r.upstreams.read = readHostConfig
 	}
 	if r.connected == nil {
 		r.connected = (&subnets{}).list

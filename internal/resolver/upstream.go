@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
+	"os"
 	"strings"
 	"sync"
 	"time"
@@ -67,6 +69,27 @@ func (u *upstreams) list(now time.Time) ([]string, error) {
 	}
 	u.content, u.servers = content, servers
 	return servers, nil
+}
+
+func readHostConfig() ([]byte, error) { return os.ReadFile("/etc/resolv.conf") }
+
+// HostServers returns the addresses of the host's own resolvers, in their order, as they are now.
+func HostServers() ([]netip.Addr, error) {
+	content, err := readHostConfig()
+	if err != nil {
+		return nil, fmt.Errorf("resolver: %w", err)
+	}
+	servers, err := parseServers(content)
+	if err != nil {
+		return nil, fmt.Errorf("resolver: %w", err)
+	}
+	var out []netip.Addr
+	for _, s := range servers {
+		if a, err := netip.ParseAddrPort(s); err == nil {
+			out = append(out, a.Addr().WithZone(""))
+		}
+	}
+	return out, nil
 }
 
 func parseServers(content []byte) ([]string, error) {

@@ -2,10 +2,7 @@ package network
 
 import (
 	"context"
-	"encoding/binary"
-	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -14,12 +11,10 @@ import (
 	"syscall"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netlink/nl"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"github.com/bulwark-paas/bulwark/internal/netpolicy"
-	"github.com/bulwark-paas/bulwark/internal/process"
 )
 
 // How the router hands instances' connections to the egress process: packets with the mark are for a socket of the router's
@@ -47,31 +42,22 @@ func Rules(connected []netip.Prefix, open []Exception, sandboxes []netip.AddrPor
 	closed := append(netpolicy.Closed4(), connected...)
 	closed = slices.DeleteFunc(closed, func(p netip.Prefix) bool { return !p.Addr().Is4() })
 	fmt.Fprintf(&b, "table inet bulwark\ndelete table inet bulwark\ntable inet bulwark {\n")
-	fmt.Fprintf(&b, "\tset closed { type ipv4_addr; flags interval; auto-merge; elements = { %s }; }\n", join(closed))
-	b.WriteString("\tset open { type ipv4_addr . ipv4_addr . inet_service; flags interval;")
-	if len(open) > 0 {
-		var elements []string
-		for _, e := range open {
-			port := "0-65535"
-			if e.To.Port() != 0 {
-				port = fmt.Sprint(e.To.Port())
-			}
-			elements = append(elements, fmt.Sprintf("%s . %s . %s", e.From, e.To.Addr(), port))
+	writeSet(&b, "closed", "ipv4_addr; flags interval; auto-merge", prefixes(closed))
+	// Two sets without ranges: in one with ranges an address with any port and the same with one would be in each other's way.
+	var ported, whole, boxed []string
+	for _, e := range open {
+		if e.To.Port() == 0 {
+			whole = append(whole, fmt.Sprintf("%s . %s", e.From, e.To.Addr()))
+			continue
 		}
-		slices.Sort(elements)
-		fmt.Fprintf(&b, " elements = { %s };", strings.Join(slices.Compact(elements), ", "))
+		ported = append(ported, fmt.Sprintf("%s . %s . %d", e.From, e.To.Addr(), e.To.Port()))
 	}
-	b.WriteString(" }\n")
-	b.WriteString("\tset sandboxes { type ipv4_addr . inet_service;")
-	if len(sandboxes) > 0 {
-		var elements []string
-		for _, s := range sandboxes {
-			elements = append(elements, fmt.Sprintf("%s . %d", s.Addr(), s.Port()))
-		}
-		slices.Sort(elements)
-		fmt.Fprintf(&b, " elements = { %s };", strings.Join(slices.Compact(elements), ", "))
+	for _, s := range sandboxes {
+		boxed = append(boxed, fmt.Sprintf("%s . %d", s.Addr(), s.Port()))
 	}
-	b.WriteString(" }\n")
+	writeSet(&b, "open", "ipv4_addr . ipv4_addr . inet_service", ported)
+	writeSet(&b, "whole", "ipv4_addr . ipv4_addr", whole)
+	writeSet(&b, "sandboxes", "ipv4_addr . inet_service", boxed)
 	arrive, enter := fromRun(Gateway.String())
 	// What a sandbox answers. It cannot begin anything with it: for that it would take a packet with SYN alone.
 	answer := fmt.Sprintf("\t\tip daddr %s ip saddr . tcp sport @sandboxes tcp flags & (syn | ack) != syn accept", Gateway)
@@ -124,7 +110,10 @@ func fromRun(gw string) (arrive, enter []string) {
 		case f.To == netpolicy.Egress && f.Proto == netpolicy.TCP && f.Port == 0:
 			rest = append(rest,
 				"\t\tmeta l4proto != tcp goto refuse",
+				// What was open when a connection began is its own until the egress process ends it; a packet of none finds nobody.
+				"\t\ttcp flags & (syn | ack) != syn "+carry,
 				"\t\tip saddr . ip daddr . tcp dport @open "+carry,
+				"\t\tmeta l4proto tcp ip saddr . ip daddr @whole "+carry,
 				"\t\tip daddr @closed goto refuse",
 				"\t\tmeta l4proto tcp "+carry)
 			enter = append(enter, fmt.Sprintf("\t\tmeta mark %d accept", transitMark))
@@ -133,66 +122,6 @@ func fromRun(gw string) (arrive, enter []string) {
 		}
 	}
 	return append(arrive, rest...), enter
-}
-
-// Generation counts changes of the rules in the router's namespace, whoever makes them (NFT_MSG_GETGEN,
-// include/uapi/linux/netfilter/nf_tables.h).
-func (r *Router) Generation() (generation uint32, err error) {
-	const id = 1 // NFTA_GEN_ID
-	err = r.onThreadIn(func() error {
-		req := nl.NewNetlinkRequest(unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_GETGEN, 0)
-		req.AddData(&nl.Nfgenmsg{NfgenFamily: unix.AF_UNSPEC})
-		answers, err := req.Execute(unix.NETLINK_NETFILTER, 0)
-		if err != nil {
-			return fmt.Errorf("network: %w", err)
-		}
-		for _, a := range answers {
-			if len(a) < nl.SizeofNfgenmsg {
-				continue
-			}
-			attrs, err := nl.ParseRouteAttr(a[nl.SizeofNfgenmsg:])
-			if err != nil {
-				return fmt.Errorf("network: %w", err)
-			}
-			for _, at := range attrs {
-				if at.Attr.Type&0x3fff == id && len(at.Value) == 4 {
-					generation = binary.BigEndian.Uint32(at.Value)
-					return nil
-				}
-			}
-		}
-		return errors.New("network: the kernel does not say which rules are in force")
-	})
-	return generation, err
-}
-
-func join(ps []netip.Prefix) string {
-	var out []string
-	for _, p := range ps {
-		out = append(out, p.Masked().String())
-	}
-	slices.Sort(out)
-	return strings.Join(slices.Compact(out), ", ")
-}
-
-// Apply puts rules into force, all at once or, if they are not valid, not at all.
-func (r *Router) Apply(ctx context.Context, rules string) error {
-	nft, err := process.Look("nft", "nftables")
-	if err != nil {
-		return err
-	}
-	return r.onThreadIn(func() error {
-		// A child is forked by the thread that asks for it, so it begins in the thread's network namespace.
-		return process.Run(ctx, process.Cmd{Path: nft, Args: []string{"-f", "-"}, Stdin: strings.NewReader(rules)})
-	})
-}
-
-// Ruled tells whether there are rules in force, as a predecessor leaves them.
-func (r *Router) Ruled(ctx context.Context) bool {
-	nft, err := process.Look("nft", "nftables")
-	return err == nil && r.onThreadIn(func() error {
-		return process.Run(ctx, process.Cmd{Path: nft, Args: []string{"list", "table", "inet", "bulwark"}, Stdout: io.Discard})
-	}) == nil
 }
 
 // onThreadIn runs f on a thread that is in the router namespace.

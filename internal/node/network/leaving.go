@@ -1,0 +1,199 @@
+package network
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/bulwark-paas/bulwark/internal/netpolicy"
+)
+
+// Leaving is what the two processes that connect for others may reach from the host's own network. They check each
+// connection themselves; this holds when one of them does not any more.
+type Leaving struct {
+	Table     string         // the rules' name on the host, which is the installation's own
+	Egress    uint32         // user id of the egress process
+	Names     uint32         // user id of the resolver
+	Resolvers []netip.Addr   // the host's own resolvers
+	Connected []netip.Prefix // what the host itself is part of
+	Open      []Opened       // closed addresses that somebody opened as addresses
+	Ports     []uint16       // ports on which a name that somebody opened may lead to an inner address; 0 means any
+}
+
+// Opened is a range with a port, 0 for any.
+type Opened struct {
+	To   netip.Prefix
+	Port uint16
+}
+
+// within tells whether the other is a larger range with the same port.
+func (o Opened) within(other Opened) bool {
+	return other.Port == o.Port && other.To.Bits() < o.To.Bits() && other.To.Masked().Contains(o.To.Addr())
+}
+
+// Rules returns the whole of it, a pure function. It is about the packets of two users and says nothing of anybody else's, so
+// what else the host has in rules stays as it is and counts as before.
+func (l Leaving) Rules() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "table inet %s\ndelete table inet %[1]s\ntable inet %[1]s {\n", l.Table)
+	closed := slices.Concat(netpolicy.Closed4(), netpolicy.Closed6(), l.Connected)
+	inner := slices.Concat(netpolicy.Inner(), l.Connected)
+	for _, f := range []struct {
+		kind string
+		four bool
+	}{{"4", true}, {"6", false}} {
+		of := func(ps []netip.Prefix) []netip.Prefix {
+			return slices.DeleteFunc(slices.Clone(ps), func(p netip.Prefix) bool { return p.Addr().Is4() != f.four })
+		}
+		addr := "ipv" + f.kind + "_addr"
+		writeSet(&b, "closed"+f.kind, addr+"; flags interval; auto-merge", prefixes(of(closed)))
+		writeSet(&b, "inner"+f.kind, addr+"; flags interval; auto-merge", prefixes(of(inner)))
+		var resolvers, ported []string
+		var whole []netip.Prefix
+		for _, r := range l.Resolvers {
+			if r = r.Unmap().WithZone(""); r.Is4() == f.four {
+				resolvers = append(resolvers, r.String())
+			}
+		}
+		for _, o := range l.Open {
+			// In one set no two ranges may have anything in common.
+			switch {
+			case o.Port == 0:
+				whole = append(whole, o.To)
+			case o.To.Addr().Is4() == f.four && !slices.ContainsFunc(l.Open, o.within):
+				ported = append(ported, fmt.Sprintf("%s . %d", o.To.Masked(), o.Port))
+			}
+		}
+		writeSet(&b, "resolvers"+f.kind, addr, resolvers)
+		writeSet(&b, "open"+f.kind, addr+" . inet_service; flags interval", ported)
+		writeSet(&b, "whole"+f.kind, addr+"; flags interval; auto-merge", prefixes(of(whole)))
+	}
+	var named []string
+	for _, p := range l.Ports {
+		named = append(named, fmt.Sprint(p))
+	}
+	if slices.Contains(l.Ports, 0) {
+		named = []string{"0-65535"}
+	}
+	writeSet(&b, "ports", "inet_service; flags interval", named)
+	lines := []string{
+		"chain leave {",
+		"\ttype filter hook output priority filter; policy accept;",
+		fmt.Sprintf("\tmeta skuid %d goto egress", l.Egress),
+		fmt.Sprintf("\tmeta skuid %d goto names", l.Names),
+		"}",
+		"chain refuse {",
+		"\tmeta l4proto tcp reject with tcp reset",
+		"\treject with icmpx admin-prohibited",
+		"}",
+	}
+	for _, from := range []netpolicy.Zone{netpolicy.Egress, netpolicy.Names} {
+		lines = append(lines, "chain "+string(from)+" {")
+		for _, r := range fromHost(from) {
+			lines = append(lines, "\t"+r)
+		}
+		lines = append(lines, "\tgoto refuse", "}")
+	}
+	for _, line := range lines {
+		b.WriteString("\t" + line + "\n")
+	}
+	b.WriteString("}\n")
+	return b.String()
+}
+
+// fromHost are the rules of one of the two, made from the matrix of zones. A row of another kind cannot be put into force here, which is
+// a mistake of ours.
+func fromHost(from netpolicy.Zone) []string {
+	var dns, rest []string
+	for _, f := range netpolicy.Flows() {
+		switch {
+		case f.From != from:
+		case f.To == netpolicy.Internet && f.Port == 53 && f.Proto != netpolicy.Handed:
+			for _, v := range []string{"ip daddr @resolvers4", "ip6 daddr @resolvers6"} {
+				dns = append(dns, fmt.Sprintf("%s %s dport 53 accept", v, f.Proto))
+			}
+		case f.To == netpolicy.Internet && f.Proto == netpolicy.TCP && f.Port == 0:
+			rest = append(rest,
+				"meta l4proto != tcp goto refuse",
+				// A connection that was let begin goes on until the process ends it.
+				"tcp flags & (syn | ack) != syn accept",
+				"ip daddr . tcp dport @open4 accept",
+				"ip6 daddr . tcp dport @open6 accept",
+				"ip daddr @whole4 accept",
+				"ip6 daddr @whole6 accept",
+				"ip daddr @inner4 tcp dport @ports accept",
+				"ip6 daddr @inner6 tcp dport @ports accept",
+				"ip daddr @closed4 goto refuse",
+				"ip6 daddr @closed6 goto refuse",
+				// The machine itself, by whatever address.
+				"fib daddr type != unicast goto refuse",
+				"accept")
+		default:
+			panic(fmt.Sprintf("network: there is no rule for %s to %s by %s", f.From, f.To, f.Proto))
+		}
+	}
+	return append(dns, rest...)
+}
+
+func writeSet(b *strings.Builder, name, kind string, elements []string) {
+	fmt.Fprintf(b, "\tset %s { type %s;", name, kind)
+	if len(elements) > 0 {
+		slices.Sort(elements)
+		fmt.Fprintf(b, " elements = { %s };", strings.Join(slices.Compact(elements), ", "))
+	}
+	b.WriteString(" }\n")
+}
+
+func prefixes(ps []netip.Prefix) []string {
+	var out []string
+	for _, p := range ps {
+		out = append(out, p.Masked().String())
+	}
+	return out
+}
+
+// Host puts Leaving's rules into force in the host's own network, and sees when they are not there any more.
+type Host struct {
+	rules      string // as they were put into force last
+	listed     []byte // as the kernel had them then
+	generation uint32
+}
+
+// Enforce puts rules into force, all at once or not at all, if they are others than before or if somebody has changed them; the
+// latter it tells. Others on the host have rules of their own and change them when they like, so it is ours alone that is compared.
+func (h *Host) Enforce(ctx context.Context, l Leaving) (changed bool, err error) {
+	rules := l.Rules()
+	now, err := generation()
+	if err != nil || rules == h.rules && now == h.generation {
+		return false, err
+	}
+	if rules == h.rules {
+		listed, lerr := list(ctx, l.Table)
+		if lerr == nil && bytes.Equal(listed, h.listed) {
+			h.generation = now
+			return false, nil
+		}
+		changed = true
+	}
+	if err := nft(ctx, rules, nil, "-f", "-"); err != nil {
+		return changed, err
+	}
+	// Read before the list: what somebody changes in between is looked at again.
+	if h.generation, err = generation(); err != nil {
+		return changed, err
+	}
+	if h.listed, err = list(ctx, l.Table); err != nil {
+		return changed, err
+	}
+	h.rules = rules
+	return changed, nil
+}
+
+func list(ctx context.Context, table string) ([]byte, error) {
+	var out bytes.Buffer
+	err := nft(ctx, "", &out, "-nn", "list", "table", "inet", table)
+	return out.Bytes(), err
+}
