@@ -14,7 +14,8 @@ import (
 func (c *cli) keysCommand() *cobra.Command {
 	add := command("add [PATH]", "Register an SSH key for git", "  $ bulwark keys add\n  $ bulwark keys add ~/.ssh/id_work.pub", between(0, 1, ""), c.addKey)
 	add.Long = `Registers a public SSH key of yours, with which you push and sign pushes. Without PATH it is your usual one. Give the
-.pub file; of a private key's file the public one beside it is taken.`
+.pub file; of a private key's file the public one beside it is taken. The key signs that it is to be yours, so its private half has to be
+here or in the agent.`
 	add.ValidArgsFunction = cobra.FixedCompletions(nil, cobra.ShellCompDirectiveDefault)
 	remove := command("remove FINGERPRINT", "Take a key away, for ever", "  $ bulwark keys remove SHA256:VkJ8bYq…",
 		exactly(1, "the fingerprint of a key"), c.removeKey)
@@ -108,7 +109,11 @@ func (c *cli) addKey(ctx context.Context, args []string) error {
 	if err != nil {
 		return usage(err)
 	}
-	signed, err := s.sign(statement.KindKeyAdd, "", statement.KeyAdd{SSH: key.line})
+	proven, err := c.prove(ctx, key, s)
+	if err != nil {
+		return usage(err)
+	}
+	signed, err := s.sign(statement.KindKeyAdd, "", statement.KeyAdd{SSH: &proven})
 	if err != nil {
 		return err
 	}

@@ -219,8 +219,12 @@ func (c *cli) enrol(ctx context.Context, s *session, p proof, f loginFlags) (cli
 			name = c.getenv("USER") // without git too
 		}
 	}
+	proven, err := c.prove(ctx, key, s)
+	if err != nil {
+		return client.Me{}, nil, err
+	}
 	device := statement.NewKey(s.device.Public().(ed25519.PublicKey)).PKIX()
-	e := statement.Enroll{Name: name, Device: device, SSH: []string{key.line}}
+	e := statement.Enroll{Name: name, Device: device, SSH: []statement.SSHKey{proven}}
 	p.into(&e)
 	signed, err := s.sign(statement.KindEnroll, "", e)
 	if err != nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 	"github.com/bulwark-paas/bulwark"
 	"github.com/bulwark-paas/bulwark/internal/atomicfile"
 	"github.com/bulwark-paas/bulwark/internal/process"
+	"github.com/bulwark-paas/bulwark/internal/statement"
 )
 
 // sshKey is a public SSH key of the person.
@@ -107,6 +109,32 @@ func (c *cli) makeSSHKey(ctx context.Context) (sshKey, error) {
 	}
 	c.say("You had no SSH key, so one was made: %s (without a passphrase; set one with ssh-keygen -p -f %s).", path, path)
 	return readSSHKey(path + ".pub")
+}
+
+// prove has the key sign that it is to be registered by a statement of the session's. ssh-keygen knows agents, passphrases and security
+// keys, as when git signs a push.
+func (c *cli) prove(ctx context.Context, k sshKey, s *session) (statement.SSHKey, error) {
+	keygen, err := process.Look("ssh-keygen", "openssh-client")
+	if err != nil {
+		return statement.SSHKey{}, err
+	}
+	env := []string{"HOME=" + c.home, "PATH=/usr/bin:/bin", "LC_ALL=C"}
+	for _, name := range []string{"SSH_AUTH_SOCK", "SSH_ASKPASS", "SSH_ASKPASS_REQUIRE", "SSH_SK_PROVIDER", "DISPLAY", "WAYLAND_DISPLAY", "TERM"} {
+		if v := c.getenv(name); v != "" {
+			env = append(env, name+"="+v)
+		}
+	}
+	cmd := process.Cmd{Path: keygen, Args: []string{"-q", "-Y", "sign", "-n", statement.KeyProofNamespace, "-f", k.path}, Env: env,
+		Stdin: bytes.NewReader(statement.KeyProof(s.server.Node, s.fingerprint(), k.fingerprint()))}
+	if strings.HasPrefix(k.key.Type(), "sk-") {
+		cmd.Stderr = c.stderr // it says when to touch the key
+	}
+	sig, err := process.Output(ctx, cmd)
+	if err != nil {
+		return statement.SSHKey{}, bulwark.Fail(bulwark.KindInvalid, "The SSH key "+k.path+" cannot sign, and signs pushes later.",
+			"Give one whose private half is beside it or in the agent (ssh-add), with a path.", err)
+	}
+	return statement.SSHKey{Line: k.line, Proof: string(sig)}, nil
 }
 
 // signingKey returns the path of the public key that signs pushes to a server.

@@ -3,6 +3,7 @@
 package node
 
 import (
+	"bytes"
 	"context"
 	"crypto/ed25519"
 	"encoding/json"
@@ -225,8 +226,11 @@ func pushedLedger(t *testing.T) (*ledger.Ledger, bulwark.Digest) {
 		must(t, err)
 		return env
 	}
+	word, err := sshsig.Sign(bytes.NewReader(statement.KeyProof(l.Node(), statement.NewKey(device.Public().(ed25519.PublicKey)).Fingerprint,
+		ssh.FingerprintSHA256(person.PublicKey()))), person, sshsig.HashSHA512, statement.KeyProofNamespace)
+	must(t, err)
 	_, err = l.Enroll(t.Context(), sign(statement.KindEnroll, "", statement.Enroll{Device: der, Proof: enrol.Proof(secret, der),
-		SSH: []string{string(ssh.MarshalAuthorizedKey(person.PublicKey()))}}))
+		SSH: []statement.SSHKey{{Line: string(ssh.MarshalAuthorizedKey(person.PublicKey())), Proof: string(sshsig.Armor(word))}}}))
 	must(t, err)
 	app := bulwark.NewAppID()
 	_, err = l.Submit(t.Context(), sign(statement.KindAppCreate, app, statement.AppCreate{Name: "shop"}))

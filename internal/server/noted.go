@@ -68,8 +68,8 @@ func matter(r *nodeapi.Receipt) (access.Resource, string) {
 		}
 	case statement.KindKeyAdd:
 		var b statement.KeyAdd
-		if read(&b) && b.SSH != "" {
-			if k, _, _, _, err := ssh.ParseAuthorizedKey([]byte(b.SSH)); err == nil {
+		if read(&b) && b.SSH != nil {
+			if k, _, _, _, err := ssh.ParseAuthorizedKey([]byte(b.SSH.Line)); err == nil {
 				return access.Platform(), ssh.FingerprintSHA256(k)
 			}
 		} else if b.Device != nil {

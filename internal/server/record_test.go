@@ -224,7 +224,7 @@ func (b *bed) call(id string) (request, bool) {
 	case "login":
 		return request{body: b.signed(statement.KindEnroll, "", statement.Enroll{Name: "Ana"})}, true
 	case "add-key":
-		return request{body: b.signed(statement.KindKeyAdd, "", statement.KeyAdd{SSH: "ssh-ed25519 x"})}, true
+		return request{body: b.signed(statement.KindKeyAdd, "", statement.KeyAdd{SSH: &statement.SSHKey{Line: "ssh-ed25519 x"}})}, true
 	case "remove-key":
 		return request{body: b.signed(statement.KindKeyRemove, "", key)}, true
 	case "set-registry":

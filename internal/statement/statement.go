@@ -94,17 +94,18 @@ type Statement struct {
 type Enroll struct {
 	Name   string   `json:"name"`          // for people; kept apart from the pseudonym
 	Device []byte   `json:"device"`        // PKIX, Ed25519: the key that signed the envelope
-	SSH    []string `json:"ssh,omitempty"` // authorized_keys lines of the keys to register along with it
+	SSH    []SSHKey `json:"ssh,omitempty"` // to register along with it
 	Proof  []byte   `json:"proof"`
 	// Invitation is the fingerprint of the invitation that is taken up; the proof is then a signature by its key, see package
 	// enrol. Empty for the operator's one-time token.
 	Invitation string `json:"invitation,omitempty"`
 }
 
-// KeyAdd registers one more key for the signer: exactly one field is set.
+// KeyAdd registers one more key for the signer: either an SSH key, or a device key and its signature over KeyProof.
 type KeyAdd struct {
-	SSH    string `json:"ssh,omitempty"`    // authorized_keys line
-	Device []byte `json:"device,omitempty"` // PKIX, Ed25519
+	SSH    *SSHKey `json:"ssh,omitempty"`
+	Device []byte  `json:"device,omitempty"` // PKIX, Ed25519
+	Proof  []byte  `json:"proof,omitempty"`  // of Device
 }
 
 // KeyRemove takes a key away for ever. Every owner may remove any: a stolen key must not depend on its victim.

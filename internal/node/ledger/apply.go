@@ -41,7 +41,7 @@ func (l *Ledger) apply(tx *sql.Tx, p *Principal, s *statement.Statement, r *Rece
 	case statement.KindAppRestore:
 		return decode(s, func(b statement.AppRestore) error { return restoreApp(tx, s.App, b, r) })
 	case statement.KindKeyAdd:
-		return decode(s, func(b statement.KeyAdd) error { return keyAdd(tx, b, r.Person) })
+		return decode(s, func(b statement.KeyAdd) error { return keyAdd(tx, b, l.Node(), r) })
 	case statement.KindKeyRemove:
 		return decode(s, func(b statement.KeyRemove) error { return keyRemove(tx, b, p, r) })
 	case statement.KindRegistryAllow:
@@ -151,18 +151,18 @@ func nameTaken(tx *sql.Tx, p *Principal, id bulwark.AppID, name bulwark.AppName)
 	return bulwark.Fail(bulwark.KindConflict, fmt.Sprintf("There is an app named %s already.", name), "Choose another name.", nil)
 }
 
-func keyAdd(tx *sql.Tx, b statement.KeyAdd, p bulwark.PersonID) error {
-	if (b.SSH == "") == (b.Device == nil) {
+func keyAdd(tx *sql.Tx, b statement.KeyAdd, node string, r *Receipt) error {
+	if (b.SSH == nil) == (b.Device == nil) {
 		return bulwark.Invalid("Give either an SSH key or a device key.", "")
 	}
-	if b.SSH != "" {
-		return addSSH(tx, b.SSH, p)
+	if b.SSH != nil {
+		return addSSH(tx, *b.SSH, node, r)
 	}
-	k, err := statement.ParseKey(b.Device)
+	k, err := statement.VerifyDevice(b.Device, b.Proof, node, r.Key)
 	if err != nil {
 		return err
 	}
-	return addKey(tx, "device", k.Fingerprint, k.PKIX(), p)
+	return addKey(tx, "device", k.Fingerprint, k.PKIX(), r.Person)
 }
 
 func keyRemove(tx *sql.Tx, b statement.KeyRemove, p *Principal, r *Receipt) error {

@@ -123,7 +123,7 @@ func TestApprovalBySecondPerson(t *testing.T) {
 // secondKey is another device of the same person's.
 func (g *guarded) secondKey(p *person) *person {
 	k := newKey(g.t)
-	g.must(p, statement.KindKeyAdd, "", statement.KeyAdd{Device: pkix(k)})
+	g.must(p, statement.KindKeyAdd, "", g.addDevice(p, k))
 	return &person{id: p.id, device: k, ssh: p.ssh}
 }
 

@@ -93,6 +93,25 @@ func line(s ssh.Signer) string {
 	return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(s.PublicKey())))
 }
 
+// proven is an SSH key that signed to be registered by a statement of signer's.
+func (b *book) proven(s ssh.Signer, signer ed25519.PrivateKey) statement.SSHKey {
+	b.t.Helper()
+	text := statement.KeyProof(b.Node(), fingerprint(signer), ssh.FingerprintSHA256(s.PublicKey()))
+	sig, err := sshsig.Sign(bytes.NewReader(text), s, sshsig.HashSHA512, statement.KeyProofNamespace)
+	ok(b.t, err)
+	return statement.SSHKey{Line: line(s), Proof: string(sshsig.Armor(sig))}
+}
+
+// addSSH is the body that registers an SSH key of p's, addDevice that for a device.
+func (b *book) addSSH(p *person, s ssh.Signer) statement.KeyAdd {
+	k := b.proven(s, p.device)
+	return statement.KeyAdd{SSH: &k}
+}
+
+func (b *book) addDevice(p *person, k ed25519.PrivateKey) statement.KeyAdd {
+	return statement.KeyAdd{Device: pkix(k), Proof: ed25519.Sign(k, statement.KeyProof(b.Node(), fingerprint(p.device), fingerprint(k)))}
+}
+
 // enrol makes a person in the way in which people become known: with a one-time token.
 func (b *book) enrol() *person {
 	b.t.Helper()
@@ -107,7 +126,7 @@ func (b *book) enrol() *person {
 
 func (b *book) enrolment(p *person, secret []byte) []byte {
 	der := pkix(p.device)
-	return b.sign(p.device, statement.KindEnroll, "", statement.Enroll{Name: "Somebody", Device: der, SSH: []string{line(p.ssh)}, Proof: enrol.Proof(secret, der)})
+	return b.sign(p.device, statement.KindEnroll, "", statement.Enroll{Name: "Somebody", Device: der, SSH: []statement.SSHKey{b.proven(p.ssh, p.device)}, Proof: enrol.Proof(secret, der)})
 }
 
 func (b *book) ctx() context.Context { return b.t.Context() }

@@ -27,7 +27,7 @@ func TestHoleRevealAfterTheKeyIsGone(t *testing.T) {
 
 	// The leaver's key goes (by another of their own: see TestHoleNobodyRemovesAStolenKey), the secret is rotated.
 	spare := newKey(t)
-	b.must(leaver, statement.KindKeyAdd, "", statement.KeyAdd{Device: pkix(spare)})
+	b.must(leaver, statement.KindKeyAdd, "", b.addDevice(leaver, spare))
 	_, err = b.Submit(b.ctx(), b.sign(spare, statement.KindKeyRemove, "", statement.KeyRemove{Fingerprint: fingerprint(leaver.device)}))
 	ok(t, err)
 	b.set(p, app, 1, "TOKEN", "rotated since")

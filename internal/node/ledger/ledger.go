@@ -240,9 +240,9 @@ func (l *Ledger) Enroll(ctx context.Context, envelope []byte) (*Receipt, error) 
 				return err
 			}
 		}
-		for _, line := range e.SSH {
+		for _, k := range e.SSH {
 			// A key that somebody has already (most often the same person, on an earlier device) stays theirs.
-			if err := addSSH(tx, line, r.Person); err != nil && bulwark.KindOf(err) != bulwark.KindConflict {
+			if err := addSSH(tx, k, l.Node(), r); err != nil && bulwark.KindOf(err) != bulwark.KindConflict {
 				return err
 			}
 		}
@@ -410,15 +410,15 @@ func addKey(tx *sql.Tx, kind, fingerprint string, public []byte, p bulwark.Perso
 	return nil
 }
 
-func addSSH(tx *sql.Tx, line string, p bulwark.PersonID) error {
-	pub, _, _, _, err := ssh.ParseAuthorizedKey([]byte(line))
+func addSSH(tx *sql.Tx, k statement.SSHKey, node string, r *Receipt) error {
+	pub, err := k.Verify(node, r.Key)
 	if err != nil {
-		return bulwark.Fail(bulwark.KindInvalid, "The SSH key cannot be read.", "Give the line of a .pub file, such as ~/.ssh/id_ed25519.pub.", err)
+		return err
 	}
 	switch pub.Type() {
 	case ssh.KeyAlgoED25519, ssh.KeyAlgoECDSA256, ssh.KeyAlgoECDSA384, ssh.KeyAlgoECDSA521, ssh.KeyAlgoRSA, ssh.KeyAlgoSKED25519, ssh.KeyAlgoSKECDSA256:
 	default:
 		return bulwark.Invalid(fmt.Sprintf("SSH keys of type %s are not taken.", pub.Type()), "Make one with ssh-keygen -t ed25519.")
 	}
-	return addKey(tx, "ssh", ssh.FingerprintSHA256(pub), pub.Marshal(), p)
+	return addKey(tx, "ssh", ssh.FingerprintSHA256(pub), pub.Marshal(), r.Person)
 }

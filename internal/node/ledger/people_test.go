@@ -3,6 +3,7 @@ package ledger_test
 import (
 	"bytes"
 	"crypto/ed25519"
+	"crypto/rand"
 	"encoding/json"
 	"strings"
 	"testing"
@@ -63,7 +64,7 @@ func TestEnrollCannotBeTakenOver(t *testing.T) {
 		"a proof of nothing":                           {statement.Enroll{Device: pkix(server)}, server, statement.KindEnroll},
 		"a good one of another kind":                   {statement.Enroll{Device: pkix(victim), Proof: proof}, victim, statement.KindKeyAdd},
 		"a key that is no key":                         {statement.Enroll{Device: []byte("x"), Proof: proof}, victim, statement.KindEnroll},
-		"an SSH key that is none (the token lives on)": {statement.Enroll{Device: pkix(victim), Proof: proof, SSH: []string{"ssh-rsa nonsense"}}, victim, statement.KindEnroll},
+		"an SSH key that is none (the token lives on)": {statement.Enroll{Device: pkix(victim), Proof: proof, SSH: []statement.SSHKey{{Line: "ssh-rsa nonsense"}}}, victim, statement.KindEnroll},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if _, err := b.Enroll(b.ctx(), b.sign(c.signed, c.kind, "", c.body)); err == nil {
@@ -166,15 +167,15 @@ func TestRemovedKey(t *testing.T) {
 	p, other := b.enrol(), b.enrol()
 	app := b.app(p, "shop")
 	second := newKey(t)
-	b.must(p, statement.KindKeyAdd, "", statement.KeyAdd{Device: pkix(second)})
+	b.must(p, statement.KindKeyAdd, "", b.addDevice(p, second))
 
 	b.refused(p, bulwark.KindInvalid, statement.KindKeyRemove, "", statement.KeyRemove{Fingerprint: fingerprint(p.device)})
 	b.refused(p, bulwark.KindNotFound, statement.KindKeyRemove, "", statement.KeyRemove{Fingerprint: "SHA256:none"})
 	b.refused(p, bulwark.KindInvalid, statement.KindKeyAdd, "", statement.KeyAdd{})
-	b.refused(p, bulwark.KindInvalid, statement.KindKeyAdd, "", statement.KeyAdd{SSH: line(p.ssh), Device: pkix(second)})
-	b.refused(other, bulwark.KindConflict, statement.KindKeyAdd, "", statement.KeyAdd{Device: pkix(p.device)})
-	b.refused(other, bulwark.KindConflict, statement.KindKeyAdd, "", statement.KeyAdd{SSH: line(p.ssh)})
-	b.must(p, statement.KindKeyAdd, "", statement.KeyAdd{Device: pkix(second)}) // one's own again is no error
+	b.refused(p, bulwark.KindInvalid, statement.KindKeyAdd, "", statement.KeyAdd{SSH: &statement.SSHKey{Line: line(p.ssh)}, Device: pkix(second)})
+	b.refused(other, bulwark.KindConflict, statement.KindKeyAdd, "", b.addDevice(other, p.device))
+	b.refused(other, bulwark.KindConflict, statement.KindKeyAdd, "", b.addSSH(other, p.ssh))
+	b.must(p, statement.KindKeyAdd, "", b.addDevice(p, second)) // one's own again is no error
 
 	nonce := b.nonce(app)
 	for _, f := range []string{fingerprint(p.device), sshFingerprint(p.ssh)} {
@@ -188,7 +189,8 @@ func TestRemovedKey(t *testing.T) {
 		_, err := b.KeyOwner(b.ctx(), kind, f)
 		isKind(t, err, bulwark.KindForbidden)
 	}
-	for _, body := range []statement.KeyAdd{{Device: pkix(p.device)}, {SSH: line(p.ssh)}} {
+	again := &person{device: second}
+	for _, body := range []statement.KeyAdd{b.addDevice(again, p.device), b.addSSH(again, p.ssh)} {
 		_, err := b.Submit(b.ctx(), b.sign(second, statement.KindKeyAdd, "", body))
 		isKind(t, err, bulwark.KindConflict)
 	}
@@ -197,6 +199,40 @@ func TestRemovedKey(t *testing.T) {
 	}
 	_, err = b.KeyOwner(b.ctx(), "ssh", fingerprint(second)) // a device key is no SSH key
 	isKind(t, err, bulwark.KindForbidden)
+}
+
+// Public keys are public. Somebody who registers another's first would have what that one pushes count as theirs, and keep them from
+// registering it: so a key signs that it is to be registered, here and by whom.
+func TestForeignKey(t *testing.T) {
+	b, elsewhere := open(t), open(t)
+	thief, victim := b.enrol(), &person{device: newKey(t), ssh: newSSH(t)}
+	good := b.proven(victim.ssh, victim.device) // what the victim said, which is no secret
+	for name, k := range map[string]statement.SSHKey{
+		"without a word of the key's":         {Line: line(victim.ssh)},
+		"the key's word for its owner":        good,
+		"the key's word for another place":    elsewhere.proven(victim.ssh, thief.device),
+		"the word of a key of the thief's":    {Line: line(victim.ssh), Proof: b.proven(thief.ssh, thief.device).Proof},
+		"a signature that is longer than any": {Line: line(victim.ssh), Proof: good.Proof + strings.Repeat("\n", 20<<10)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b.refused(thief, bulwark.KindForbidden, statement.KindKeyAdd, "", statement.KeyAdd{SSH: &k})
+			der, secret := pkix(victim.device), []byte(rand.Text())
+			ok(t, b.AddToken(b.ctx(), secret))
+			if k != good { // neither does one enrol with it
+				_, err := b.Enroll(b.ctx(), b.sign(victim.device, statement.KindEnroll, "", statement.Enroll{Device: der, Proof: enrol.Proof(secret, der), SSH: []statement.SSHKey{k}}))
+				isKind(t, err, bulwark.KindForbidden)
+			}
+		})
+	}
+	b.refused(thief, bulwark.KindForbidden, statement.KindKeyAdd, "", statement.KeyAdd{Device: pkix(victim.device)})
+	b.refused(thief, bulwark.KindForbidden, statement.KindKeyAdd, "", statement.KeyAdd{Device: pkix(victim.device), Proof: b.addDevice(thief, thief.device).Proof})
+	secret := []byte(rand.Text())
+	ok(t, b.AddToken(b.ctx(), secret))
+	r, err := b.Enroll(b.ctx(), b.enrolment(victim, secret))
+	ok(t, err)
+	if owner, err := b.KeyOwner(b.ctx(), "ssh", sshFingerprint(victim.ssh)); err != nil || owner.Person != r.Person {
+		t.Fatalf("the key is %v's, %v", owner, err)
+	}
 }
 
 // The SSH keys that are taken are those whose signatures mean something today.
@@ -214,9 +250,9 @@ func TestSSHKeys(t *testing.T) {
 		"one's own again": {line(p.ssh), ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := b.Submit(b.ctx(), b.sign(p.device, statement.KindKeyAdd, "", struct {
-				SSH string `json:"ssh"`
-			}{c.line}))
+			k := b.proven(p.ssh, p.device)
+			k.Line = c.line
+			_, err := b.Submit(b.ctx(), b.sign(p.device, statement.KindKeyAdd, "", statement.KeyAdd{SSH: &k}))
 			if c.want == "" {
 				ok(t, err)
 				return

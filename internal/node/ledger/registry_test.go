@@ -92,7 +92,7 @@ func TestKeys(t *testing.T) {
 	b := open(t)
 	p, q := b.enrol(), b.enrol()
 	extra := newSSH(t)
-	b.must(p, statement.KindKeyAdd, "", statement.KeyAdd{SSH: line(extra)})
+	b.must(p, statement.KindKeyAdd, "", b.addSSH(p, extra))
 	b.must(p, statement.KindKeyRemove, "", statement.KeyRemove{Fingerprint: fingerprint(q.device)})
 	all, err := b.Keys(b.ctx())
 	ok(t, err)

@@ -29,7 +29,7 @@ func (b *book) invitation(by *person, at statement.Place, role bulwark.Role) (*p
 	b.must(by, statement.KindMemberInvite, "", statement.MemberInvite{Place: at, Role: role, Name: "Invited", Key: pkix(key), Until: b.clock.Add(time.Hour)})
 	p := &person{device: newKey(b.t), ssh: newSSH(b.t)}
 	der := pkix(p.device)
-	return p, b.sign(p.device, statement.KindEnroll, "", statement.Enroll{Name: "Invited", Device: der, SSH: []string{line(p.ssh)},
+	return p, b.sign(p.device, statement.KindEnroll, "", statement.Enroll{Name: "Invited", Device: der, SSH: []statement.SSHKey{b.proven(p.ssh, p.device)},
 		Proof: enrol.Accept(key, der), Invitation: fingerprint(key)})
 }
 
@@ -188,7 +188,7 @@ func TestPlaces(t *testing.T) {
 	// A key of somebody else's: the installation's owners alone.
 	b.refused(owner, bulwark.KindNotFound, statement.KindKeyRemove, "", statement.KeyRemove{Fingerprint: fingerprint(developer.device)})
 	b.must(operator, statement.KindKeyRemove, "", statement.KeyRemove{Fingerprint: fingerprint(developer.device)})
-	b.refused(developer, bulwark.KindForbidden, statement.KindKeyAdd, "", statement.KeyAdd{SSH: line(newSSH(t))})
+	b.refused(developer, bulwark.KindForbidden, statement.KindKeyAdd, "", b.addSSH(developer, newSSH(t)))
 }
 
 // Two owners remove each other: the first statement counts, and the second is refused. The last owner stays.
@@ -286,7 +286,7 @@ func TestTokens(t *testing.T) {
 	b.refused(ci, bulwark.KindForbidden, statement.KindConfigReveal, shop, statement.ConfigReveal{Name: "A"})
 	b.refused(ci, bulwark.KindForbidden, statement.KindRun, shop, statement.Run{Argv: []string{"ls"}, Detach: true})
 	b.refused(ci, bulwark.KindForbidden, statement.KindAppDestroy, shop, statement.AppDestroy{Name: "shop"})
-	b.refused(ci, bulwark.KindForbidden, statement.KindKeyAdd, "", statement.KeyAdd{SSH: line(newSSH(t))})
+	b.refused(ci, bulwark.KindForbidden, statement.KindKeyAdd, "", b.addSSH(ci, newSSH(t)))
 	b.refused(ci, bulwark.KindForbidden, statement.KindTokenCreate, "", statement.TokenCreate{Token: bulwark.NewTokenID(), Name: "more", Key: pkix(newKey(t)),
 		Scopes: []statement.Scope{{Do: bulwark.DeedRun, App: shop}}, Until: b.clock.Add(time.Hour)})
 	b.refused(ci, bulwark.KindForbidden, statement.KindMemberRemove, "", statement.MemberRemove{Place: first(), Person: dev.id})
@@ -384,7 +384,7 @@ func TestBounds(t *testing.T) {
 	}
 	b.refused(owner, bulwark.KindTooLarge, statement.KindAppCreate, bulwark.NewAppID(), statement.AppCreate{Name: "more", Project: project})
 	b.app(operator, "elsewhere")
-	b.refused(owner, bulwark.KindTooLarge, statement.KindKeyAdd, "", statement.KeyAdd{SSH: line(newSSH(t)) + " " + strings.Repeat("x", 64<<10)})
+	b.refused(owner, bulwark.KindTooLarge, statement.KindKeyAdd, "", statement.KeyAdd{SSH: &statement.SSHKey{Line: line(newSSH(t)) + " " + strings.Repeat("x", 64<<10)}})
 	b.must(operator, statement.KindMemberRemove, "", statement.MemberRemove{Place: at, Person: owner.id})
-	b.refused(owner, bulwark.KindForbidden, statement.KindKeyAdd, "", statement.KeyAdd{SSH: line(newSSH(t))})
+	b.refused(owner, bulwark.KindForbidden, statement.KindKeyAdd, "", b.addSSH(owner, newSSH(t)))
 }

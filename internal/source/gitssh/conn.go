@@ -20,8 +20,9 @@ const (
 	idleTime      = 60 * time.Second // of a connection without a channel
 	aliveEvery    = 15 * time.Second
 	aliveWithin   = 45 * time.Second
-	maxChannels   = 4  // at once, of a connection that several gits share
-	allChannels   = 16 // in a connection's life: what a client never closes is held until the end
+	askedEvery    = 3 * time.Second // whether the key still is the person's
+	maxChannels   = 4               // at once, of a connection that several gits share
+	allChannels   = 16              // in a connection's life: what a client never closes is held until the end
 	maxRequests   = 32
 )
 
@@ -34,8 +35,11 @@ type client struct {
 	hangUp func()
 }
 
-// personKey is the key in ssh.Permissions under which authentication leaves the person.
-type personKey struct{}
+// personKey and signedKey are the keys in ssh.Permissions under which authentication leaves the person, and the public key that signed.
+type (
+	personKey struct{}
+	signedKey struct{}
+)
 
 // serveConn authenticates one connection and serves its channels. It owns nc.
 func (s *Server) serveConn(ctx context.Context, nc net.Conn) {
@@ -65,6 +69,9 @@ func (s *Server) serveConn(ctx context.Context, nc net.Conn) {
 	person, _ := sc.Permissions.ExtraData[personKey{}].(bulwark.PersonID)
 	go ssh.DiscardRequests(reqs) // forwarding among them: refused
 	go keepAlive(sc)
+	if key, ok := sc.Permissions.ExtraData[signedKey{}].(ssh.PublicKey); ok {
+		go s.watch(ctx, sc, key, person, addr)
+	}
 	s.serveChannels(ctx, client{person: person, addr: addr, hangUp: func() { nc.Close() }}, chans)
 }
 
@@ -103,7 +110,7 @@ func (s *Server) sshConfig(ctx context.Context) *ssh.ServerConfig {
 			if err != nil {
 				return nil, err
 			}
-			return &ssh.Permissions{ExtraData: map[any]any{personKey{}: person}}, nil
+			return &ssh.Permissions{ExtraData: map[any]any{personKey{}: person, signedKey{}: key}}, nil
 		},
 	}
 	for _, k := range s.cfg.HostKeys {
@@ -124,6 +131,29 @@ func (s *Server) person(ctx context.Context, key ssh.PublicKey) (bulwark.PersonI
 		s.log.Error("git: cannot say whose key it is", "error", err)
 	}
 	return person, err
+}
+
+// watch closes a connection whose key was taken away, whatever goes on over it; a push that was accepted goes on without it. Who cannot be
+// asked just now takes nothing away.
+func (s *Server) watch(ctx context.Context, sc *ssh.ServerConn, key ssh.PublicKey, person bulwark.PersonID, addr string) {
+	gone := make(chan struct{})
+	go func() {
+		_ = sc.Wait()
+		close(gone)
+	}()
+	for {
+		select {
+		case <-gone:
+			return
+		case <-time.After(askedEvery):
+		}
+		now, err := s.cfg.Gate.Person(ctx, key)
+		if bulwark.KindOf(err) == bulwark.KindUnauthorized || err == nil && now != person {
+			s.log.Info("git: the key was taken away, and the connection is cut", "addr", addr, "person", person)
+			sc.Close()
+			return
+		}
+	}
 }
 
 // keepAlive closes a connection whose other end does not answer: a laptop that was shut keeps no push open.

@@ -293,3 +293,35 @@ func TestBadConfig(t *testing.T) {
 		}
 	}
 }
+
+// A connection that somebody opened with a key ends when the key is taken away, also one over which nothing goes on; others stay.
+func TestKeyTakenAway(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	c := must(r.dial())
+	defer c.Close()
+	other := must(r.dial(func(cfg *ssh.ClientConfig) {
+		r.key("spare", r.person, "-t", "ed25519")
+		cfg.Auth = []ssh.AuthMethod{ssh.PublicKeys(must(ssh.ParsePrivateKey(r.read(".ssh/spare"))))}
+	}))
+	defer other.Close()
+	ended := make(chan error, 1)
+	go func() { ended <- c.Wait() }()
+	select {
+	case err := <-ended:
+		t.Fatal("it ended by itself:", err)
+	case <-time.After(5 * time.Second):
+	}
+	key := must(ssh.ParsePrivateKey(r.read(".ssh/id")))
+	r.gate.mu.Lock()
+	delete(r.gate.persons, string(key.PublicKey().Marshal()))
+	r.gate.mu.Unlock()
+	select {
+	case <-ended:
+	case <-time.After(limit):
+		t.Fatal("the connection of a key that was taken away is still open")
+	}
+	if _, err := other.NewSession(); err != nil {
+		t.Fatal("the connection of another key was cut:", err)
+	}
+}
