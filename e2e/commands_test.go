@@ -272,7 +272,10 @@ func until(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-func runOnce(ts *testscript.TestScript, args []string) (string, error) {
+func runOnce(ts *testscript.TestScript, args []string) (string, error) { return runAs(ts, "", args) }
+
+// runAs is runOnce, for a program that has a token if that is not empty.
+func runAs(ts *testscript.TestScript, token string, args []string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	defer cancel()
 	path := args[0]
@@ -282,6 +285,9 @@ func runOnce(ts *testscript.TestScript, args []string) (string, error) {
 	cmd := exec.CommandContext(ctx, path, args[1:]...)
 	cmd.Dir = ts.MkAbs(".")
 	cmd.Env = []string{"PATH=" + ts.Getenv("PATH"), "HOME=" + ts.Getenv("HOME"), "LC_ALL=C.UTF-8"}
+	if token != "" {
+		cmd.Env = append(cmd.Env, "BULWARK_TOKEN="+token, "BULWARK_SERVER="+ts.Getenv("URL"))
+	}
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err := cmd.Run()
