@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 
 	"github.com/bulwark-paas/bulwark"
 	"github.com/bulwark-paas/bulwark/internal/dial"
+	"github.com/bulwark-paas/bulwark/internal/fdpass"
 )
 
 // A node that begins anew tells dial of the first instance that answers. What an earlier node had registered goes on being
@@ -222,4 +224,83 @@ func namespace(t *testing.T) *os.File {
 	}
 	t.Cleanup(func() { m.f.Close() })
 	return m.f
+}
+
+// A dial that somebody owns refuses what it was told of before. The node leaves it there and forgets nothing: the dial that takes its place
+// is told of all that runs.
+func TestDialerOwned(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	path := filepath.Join(t.TempDir(), "node.sock")
+	d := &dialer{path: path, log: slog.New(slog.DiscardHandler), entries: map[bulwark.InstanceID]dial.Entry{}}
+	ns := namespace(t)
+	stop := dialAt(t, path)
+	var all []bulwark.InstanceID
+	for range 3 {
+		e := dial.Entry{NetNS: ns, Registration: bulwark.Registration{Instance: bulwark.NewInstanceID(), App: bulwark.NewAppID(), Address: "10.0.0.1", Port: 80}}
+		must(t, d.register(ctx, e))
+		all = append(all, e.Registration.Instance)
+	}
+	slices.Sort(all)
+	stop()
+	stop = ownedDialAt(t, path, all[1])
+	d.look(ctx)
+	d.look(ctx)
+	if d.client == nil || !d.passed[all[1]] || len(d.passed) != 1 {
+		t.Fatal("what the owned dial refuses is not passed over", d.passed)
+	}
+	stop()
+	t.Cleanup(dialAt(t, path))
+	d.look(ctx)
+	if known, err := d.client.List(ctx); err != nil || !slices.Equal(known, all) {
+		t.Fatalf("the next dial knows %v, not %v (%v)", known, all, err)
+	}
+}
+
+// ownedDialAt answers as dial does, but refuses one instance.
+func ownedDialAt(t *testing.T, path string, not bulwark.InstanceID) (stop func()) {
+	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: path, Net: "unixpacket"})
+	must(t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	known := map[bulwark.InstanceID]bool{}
+	var mu sync.Mutex
+	go func() {
+		ended <- fdpass.Server{Listener: l, User: uint32(os.Getuid()), Most: 4, Log: slog.New(slog.DiscardHandler), Serve: func(c *fdpass.Conn) {
+			for {
+				var in struct {
+					Op           string                `json:"op"`
+					Registration *bulwark.Registration `json:"registration"`
+					Instance     bulwark.InstanceID    `json:"instance"`
+				}
+				files, err := c.Receive(&in)
+				fdpass.CloseAll(files)
+				if err != nil {
+					return
+				}
+				var out struct {
+					Error     *bulwark.Error       `json:"error,omitempty"`
+					Instances []bulwark.InstanceID `json:"instances,omitempty"`
+				}
+				mu.Lock()
+				switch {
+				case in.Registration != nil && in.Registration.Instance == not:
+					out.Error = &bulwark.Error{Kind: bulwark.KindInvalid, Message: "No."}
+				case in.Registration != nil:
+					known[in.Registration.Instance] = true
+				case in.Op == "list":
+					out.Instances = slices.Sorted(maps.Keys(known))
+				}
+				mu.Unlock()
+				if c.Send(out) != nil {
+					return
+				}
+			}
+		}}.Run(ctx)
+	}()
+	return func() {
+		cancel()
+		<-ended
+		os.Remove(path)
+	}
 }
