@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -150,7 +152,8 @@ func runNode(ctx context.Context, c *child) error {
 		Dir:   i.NodeDir(), RunDir: i.RunDir(), BuildDir: i.BuildDir(), LogDir: filepath.Join(i.LogDir(), "instances"),
 		Recovery: filepath.Join(i.Root, "RECOVERY-KEY.txt"), EngineBin: i.EngineBin, Libexec: libexec, Bases: i.Bases,
 		CA: authorities(os.Getenv("SSL_CERT_FILE")), Router: i.RouterNamespacePath(),
-		Leaving: network.Leaving{Table: i.HostTable(), Egress: i.User(install.Egress), Names: i.User(install.Resolver)}, Cgroup: "/" + i.CgroupName(), BuildCgroup: "/" + i.BuildCgroupName(),
+		Leaving: network.Leaving{Table: i.HostTable(), Egress: i.User(install.Egress), Names: i.User(install.Resolver),
+			Platform: slices.Sorted(maps.Values(i.Declared()))}, Cgroup: "/" + i.CgroupName(), BuildCgroup: "/" + i.BuildCgroupName(),
 		Sockets: node.Sockets{Containerd: i.Socket(install.ContainerdSocket), Dial: i.Socket(install.DialNode),
 			Egress: i.Socket(install.EgressControl), Resolver: i.Socket(install.ResolverControl), EdgeCerts: i.Socket(install.EdgeCerts)},
 		Workers: cell.UserRange{First: i.User(install.Workers), Count: install.WorkerCount}, BuildDisk: int64(i.BuildDisk) * 1e6, Grace: i.Grace.Duration(),

@@ -19,6 +19,7 @@ type Leaving struct {
 	Names     uint32         // user id of the resolver
 	Resolvers []netip.Addr   // the host's own resolvers
 	Connected []netip.Prefix // what the host itself is part of
+	Platform  []uint16       // the platform's own ports, to which no name leads, whatever it is for
 	Open      []Opened       // closed addresses that somebody opened as addresses
 	Ports     []uint16       // ports on which a name that somebody opened may lead to an inner address; 0 means any
 }
@@ -79,6 +80,11 @@ func (l Leaving) Rules() string {
 		named = []string{"0-65535"}
 	}
 	writeSet(&b, "ports", "inet_service; flags interval", named)
+	var platform []string
+	for _, p := range l.Platform {
+		platform = append(platform, fmt.Sprint(p))
+	}
+	writeSet(&b, "platform", "inet_service", platform)
 	lines := []string{
 		"chain leave {",
 		"\ttype filter hook output priority filter; policy accept;",
@@ -124,6 +130,7 @@ func fromHost(from netpolicy.Zone) []string {
 				"ip6 daddr . tcp dport @open6 accept",
 				"ip daddr @whole4 accept",
 				"ip6 daddr @whole6 accept",
+				"fib daddr type local tcp dport @platform goto refuse",
 				"ip daddr @inner4 tcp dport @ports accept",
 				"ip6 daddr @inner6 tcp dport @ports accept",
 				"ip daddr @closed4 goto refuse",

@@ -59,7 +59,8 @@ func TestLeaving(t *testing.T) {
 	open := l
 	open.Open = []Opened{{netip.MustParsePrefix("10.0.0.5/32"), 5432}, {netip.MustParsePrefix("10.0.0.0/24"), 5432}, {netip.MustParsePrefix("10.0.0.5/32"), 5433},
 		{netip.MustParsePrefix("10.0.1.0/24"), 0}, {netip.MustParsePrefix("10.0.1.5/32"), 0}, {netip.MustParsePrefix("127.0.0.1/32"), 6000}}
-	open.Ports = []uint16{5000, 443}
+	open.Ports = []uint16{5000, 5001, 443}
+	open.Platform = []uint16{443, 5001} // a registry that was opened by name on the port of the edge opens the registry, not the edge
 	type try struct {
 		user uint32
 		to   string
@@ -67,7 +68,7 @@ func TestLeaving(t *testing.T) {
 		want bool
 	}
 	var tries []try
-	for _, to := range []string{"127.0.0.1:5432", "10.0.0.5:5432", "10.0.0.5:22", "10.0.1.5:22", "203.0.113.7:5000", "203.0.113.7:22", "10.255.255.53:53", "[::1]:22",
+	for _, to := range []string{"127.0.0.1:5432", "10.0.0.5:5432", "10.0.0.5:22", "10.0.1.5:22", "203.0.113.7:5000", "203.0.113.7:5001", "10.0.0.5:443", "203.0.113.7:22", "10.255.255.53:53", "[::1]:22",
 		"[2001:db8::7]:22", "127.0.0.1:6000", "127.0.0.1:5000"} {
 		dns := to == "10.255.255.53:53"
 		opened := dns || to == "10.0.0.5:5432" || to == "10.0.1.5:22" || to == "203.0.113.7:5000" || to == "127.0.0.1:6000"
