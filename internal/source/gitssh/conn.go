@@ -136,11 +136,7 @@ func (s *Server) person(ctx context.Context, key ssh.PublicKey) (bulwark.PersonI
 // watch closes a connection whose key was taken away, whatever goes on over it; a push that was accepted goes on without it. Who cannot be
 // asked just now takes nothing away.
 func (s *Server) watch(ctx context.Context, sc *ssh.ServerConn, key ssh.PublicKey, person bulwark.PersonID, addr string) {
-	gone := make(chan struct{})
-	go func() {
-		_ = sc.Wait()
-		close(gone)
-	}()
+	gone := ended(sc)
 	for {
 		select {
 		case <-gone:
@@ -156,13 +152,19 @@ func (s *Server) watch(ctx context.Context, sc *ssh.ServerConn, key ssh.PublicKe
 	}
 }
 
-// keepAlive closes a connection whose other end does not answer: a laptop that was shut keeps no push open.
-func keepAlive(sc *ssh.ServerConn) {
+// ended is closed when the connection is.
+func ended(sc *ssh.ServerConn) <-chan struct{} {
 	gone := make(chan struct{})
 	go func() {
 		_ = sc.Wait()
 		close(gone)
 	}()
+	return gone
+}
+
+// keepAlive closes a connection whose other end does not answer: a laptop that was shut keeps no push open.
+func keepAlive(sc *ssh.ServerConn) {
+	gone := ended(sc)
 	for {
 		select {
 		case <-gone:
