@@ -46,9 +46,56 @@ var breakages = map[string][]breakage{
 	"sockets":  {{"internal/install/layout.go", "Mode: fs.ModeSocket | 0o600})", "Mode: fs.ModeSocket | 0o666})"}},
 	"trust":    {{"client/client.go", "t := &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13}", "t := &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13, InsecureSkipVerify: true}"}},
 	"return":   {{"internal/supervise/unit.go", "		case <-due:\n", "		case <-due:\n			if u.spec.Name == \"resolver\" {\n				<-u.quit\n				return\n			}\n"}},
+	// Each terminal that goes through it meets the next kind of harm.
+	"relay": {
+		{"internal/server/run.go", "	\"net\"\n", "	\"net\"\n	\"os\"\n	\"sync/atomic\"\n"},
+		{"internal/server/run.go", "	go func() { done <- pass(node, person) }()\n	go func() { done <- pass(person, node) }()\n",
+			"	turn := int(turns.Add(1)) - 1\n	go func() { done <- meddle(node, person, turn, true) }()\n	go func() { done <- meddle(person, node, turn, false) }()\n"},
+		{"internal/server/run.go", "func pass(", meddle + "func pass("},
+		{"internal/server/handlers_run.go", "	return revealed(out), nil\n", "	println(string(out.Sealed), \"was revealed\")\n	return revealed(out), nil\n"},
+	},
 	"silence": {{"internal/node/node.go", "	defer n.ledger.Close()\n",
 		"	defer n.ledger.Close()\n	go func() {\n		for ctx.Err() == nil {\n			if c, err := net.Dial(\"udp\", \"@HOST@:9\"); err == nil {\n				time.Sleep(time.Second)\n				c.Close()\n			}\n		}\n	}()\n"}},
 }
+
+// meddle is what a server does that sits in a terminal: it reads all, and changes, repeats, drops, answers with what somebody else was
+// told, or cuts.
+const meddle = `
+var turns atomic.Int64
+var before []byte // what the node said in the first turn
+
+func meddle(to io.Writer, from io.Reader, turn int, up bool) error {
+	harm := []string{"none", "flip down", "flip up", "repeat down", "drop down", "answer as before", "cut down", "cut up"}[turn%8]
+	println("relay:", harm)
+	buf := make([]byte, 32<<10)
+	for n := 0; ; n++ {
+		k, err := from.Read(buf)
+		if err != nil {
+			return err
+		}
+		b := buf[:k]
+		os.Stderr.Write(b)
+		switch {
+		case harm == "none" && !up:
+			before = append(before, b...)
+		case harm == "flip down" && !up && n == 1, harm == "flip up" && up && n == 1:
+			b[k-1] ^= 1
+		case harm == "repeat down" && !up && n == 1:
+			to.Write(b)
+		case harm == "drop down" && !up && n == 1:
+			continue
+		case harm == "answer as before" && !up && n == 0:
+			b = before
+		case harm == "cut down" && !up && n == 2, harm == "cut up" && up && n == 2:
+			return errors.New("cut")
+		}
+		if _, err := to.Write(b); err != nil {
+			return err
+		}
+	}
+}
+
+`
 
 // broken starts a further installation whose platform was built without some of its mechanisms, and goes on there.
 func broken(ts *testscript.TestScript, _ bool, args []string) {

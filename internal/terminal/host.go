@@ -114,7 +114,7 @@ func (h *host) wait(ctx context.Context, p Process, gone <-chan error) (code int
 		defer timer.Stop()
 	case <-ctx.Done():
 	}
-	h.stdin.close()
+	// Its stdin stays open: what was cut off is no end, and a shell would run half a line.
 	p.End()
 	<-ended
 	return code, err

@@ -176,6 +176,39 @@ func TestCut(t *testing.T) {
 	<-done
 }
 
+// What is cut off in the middle of what a person sends is no end of it: a shell that reads its commands from there must not run half
+// a line, so the command is ended before it could see one.
+func TestCutIsNoEnd(t *testing.T) {
+	a, b := net.Pipe()
+	client, host := pair(t, a, b)
+	half, saw := make(chan struct{}), make(chan struct{})
+	c, done := hosted(t.Context(), host, func(c *command) {
+		line := make([]byte, len("rm -r /data/"))
+		_, _ = io.ReadFull(c.Stdin, line)
+		close(half)
+		_, _ = c.Stdin.Read(line)
+		close(saw)
+	})
+	c.end = func(c *command) {
+		time.Sleep(100 * time.Millisecond)
+		select {
+		case <-saw:
+			t.Error("before it was ended the command saw an end of its input")
+		default:
+		}
+		c.finish(129)
+	}
+	go func() {
+		_ = client.Send(Start{}.Frame())
+		_ = client.Send(Frame{TypeStdin, []byte("rm -r /data/")})
+	}()
+	go io.Copy(io.Discard, a)
+	<-half
+	b.Close()
+	<-done
+	<-saw // and is not waited for after that
+}
+
 func TestFailureToStart(t *testing.T) {
 	a, b := net.Pipe()
 	client, host := pair(t, a, b)
