@@ -180,6 +180,16 @@ func (p *player) routes() http.Handler {
 	return mux
 }
 
+// slowly sends a request that is under way, in a process that has begun to read it, until body ends.
+func (b *bed) slowly(body io.Reader) (*http.Response, error) {
+	r, err := http.NewRequest(http.MethodPost, "http://"+b.addr["edge"]+"/slow", body)
+	if err != nil {
+		return nil, err
+	}
+	r.Header.Set("Expect", "100-continue") // nothing of the body is sent before
+	return b.client.Do(r)
+}
+
 func (p *player) info() info {
 	i := info{PID: os.Getpid(), Env: os.Environ(), Args: os.Args, Status: map[string]string{}, Stored: map[string]string{}}
 	i.Dir, _ = os.Getwd()
@@ -243,7 +253,7 @@ func newBed(t *testing.T) *bed {
 	})
 	b := &bed{t: t, inst: inst, binary: dir + "/bulwark", addr: map[string]string{}}
 	copyFile(t, "/proc/self/exe", b.binary)
-	b.client = &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	b.client = &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, ExpectContinueTimeout: time.Minute}}
 	return b
 }
 

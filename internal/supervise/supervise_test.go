@@ -74,7 +74,7 @@ func TestChildHasNoMoreThanItNeeds(t *testing.T) {
 		t.Errorf("the environment is %q, want %q", i.Env, env)
 	}
 	limits, _ := os.ReadFile(fmt.Sprintf("/proc/%d/limits", i.PID))
-	want := map[string]string{"Max core file size": "0"}
+	want := map[string]string{"Max core file size": "1"}
 	if bits, err := strconv.ParseUint(full, 16, 64); err != nil || bits&(1<<unix.CAP_SYS_RESOURCE) != 0 {
 		want["Max processes"] = "600" // where root lacks the capability, as in some containers, it cannot be set
 	}
@@ -223,7 +223,7 @@ func TestOverlapRestartDropsNothing(t *testing.T) {
 	body, feed := net.Pipe()
 	slow := make(chan string, 1)
 	go func() {
-		r, err := b.client.Post("http://"+b.addr["edge"]+"/slow", "text/plain", body)
+		r, err := b.slowly(body)
 		if err != nil {
 			slow <- err.Error()
 			return
@@ -269,7 +269,7 @@ func TestOverlapFollowsOneThatLeaves(t *testing.T) {
 	body, feed := net.Pipe()
 	slow := make(chan error, 1)
 	go func() {
-		r, err := b.client.Post("http://"+b.addr["edge"]+"/slow", "text/plain", body)
+		r, err := b.slowly(body)
 		if err == nil {
 			r.Body.Close()
 		}
