@@ -20,7 +20,7 @@ import (
 const maxSyscalls = 150
 
 func iso1() Control {
-	return Control{ID: "ISO-1", Version: 1, Every: hourly,
+	return Control{ID: "ISO-1", Version: 2, Every: hourly,
 		Promise: "One app cannot reach another's processes, files or memory, nor the host's.",
 		Tries: "Runs an attack kit in an instance: signals, traces, mounts, namespaces, sockets, kernel interfaces and the shapes of published escapes. " +
 			"Compares the effective settings of every process of every live instance with the specification.",

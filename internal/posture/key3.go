@@ -23,10 +23,10 @@ import (
 )
 
 func key3() Control {
-	return Control{ID: "KEY-3", Version: 1, Every: daily,
+	return Control{ID: "KEY-3", Version: 2, Every: daily,
 		Promise: "Secrets never leak: not into logs, images, arguments, other processes' environments, stores or files.",
 		Tries: "Sets a marker as a secret of the model app, has it revealed, given to an instance, and another built beside, and searches every file of the installation that changed since and " +
-			"the arguments and environment of every process, also for compressed and encoded forms.",
+			"the arguments and environment of every process, also for compressed and encoded forms. Looks at every process that knows secrets, whether it could leave a core.",
 		Probe: probeKEY3}
 }
 
@@ -78,6 +78,31 @@ func probeKEY3(ctx context.Context, w *World, r *Record) error {
 		r.Refused("find the secret with a process", false, f)
 	}
 	r.Refused("find the secret in any process's arguments or environment", len(theirs) == 0, fmt.Sprintf("%d processes", procs))
+	return w.cores(ctx, r)
+}
+
+// cores looks whether a process that knows secrets could leave a core with them when it crashes.
+func (w *World) cores(ctx context.Context, r *Record) error {
+	pids, err := w.platform()
+	if err != nil {
+		return err
+	}
+	all, err := w.instances(ctx)
+	if err != nil {
+		return err
+	}
+	own := len(pids)
+	for _, i := range all {
+		pids = append(pids, i.pids...)
+	}
+	could := 0
+	for n, pid := range pids {
+		if d := coreless(pid, n < own); d != nil {
+			could++
+			r.Refused("have a process leave a core", false, d.detail)
+		}
+	}
+	r.Refused("have any process of the platform or of an app leave a core", could == 0, fmt.Sprintf("%d processes", len(pids)))
 	return nil
 }
 

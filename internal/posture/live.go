@@ -139,6 +139,9 @@ func confined(pid int, ids install.Range, isolation bulwark.Isolation) []deviati
 			add("no group of the host's", "Groups is %s", fields["Groups"])
 		}
 	}
+	if d := coreless(pid, false); d != nil {
+		out = append(out, *d)
+	}
 	for _, ns := range namespaces {
 		theirs, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", pid, ns))
 		ours, oerr := os.Readlink("/proc/thread-self/ns/" + ns)
@@ -153,6 +156,28 @@ func confined(pid int, ids install.Range, isolation bulwark.Isolation) []deviati
 		return out
 	}
 	return append(out, mountsOf(pid)...)
+}
+
+// coreless tells how a process could leave a core, which holds all that it knows; nil if it cannot. An app may give itself another limit that
+// is no higher; exact is for who does not.
+func coreless(pid int, exact bool) *deviation {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", pid))
+	if err != nil {
+		return nil // it ended
+	}
+	for line := range strings.Lines(string(b)) {
+		rest, ok := strings.CutPrefix(line, "Max core file size ")
+		if !ok {
+			continue
+		}
+		f := strings.Fields(rest)
+		// Of 1 alone the kernel makes no pipe either; an app's process may have lowered it further.
+		if len(f) < 2 || f[1] != "1" && (exact || f[1] != "0") || exact && f[0] != "1" {
+			return &deviation{"no core, neither a file nor one that is piped to the host's program", fmt.Sprintf("process %d: the limit is %q", pid, strings.TrimSpace(rest))}
+		}
+		return nil
+	}
+	return &deviation{"no core, neither a file nor one that is piped to the host's program", fmt.Sprintf("process %d: it has no limit", pid)}
 }
 
 func statusFields(b []byte) map[string]string {

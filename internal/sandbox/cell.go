@@ -51,7 +51,7 @@ func Confine(c Cell, path string) error {
 }
 
 func (c Cell) limit() error {
-	for what, n := range map[int]uint64{unix.RLIMIT_FSIZE: c.File, unix.RLIMIT_CPU: c.CPU, unix.RLIMIT_CORE: 0, unix.RLIMIT_NOFILE: openFiles,
+	for what, n := range map[int]uint64{unix.RLIMIT_FSIZE: c.File, unix.RLIMIT_CPU: c.CPU, unix.RLIMIT_CORE: CoreLimit, unix.RLIMIT_NOFILE: openFiles,
 		unix.RLIMIT_MEMLOCK: 0, unix.RLIMIT_MSGQUEUE: 0} {
 		l := unix.Rlimit{Cur: n, Max: n}
 		if what == unix.RLIMIT_CPU {

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/bulwark-paas/bulwark/internal/process"
+	"github.com/bulwark-paas/bulwark/internal/sandbox"
 	"golang.org/x/sys/unix"
 )
 
@@ -270,5 +271,5 @@ func raiseLimits() error {
 	if err != nil {
 		return fmt.Errorf("supervise: cannot raise the limit of open files: %w", err)
 	}
-	return unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})
+	return unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{Cur: sandbox.CoreLimit, Max: sandbox.CoreLimit})
 }

@@ -17,6 +17,8 @@ import (
 
 	"github.com/containerd/containerd/v2/contrib/seccomp"
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/bulwark-paas/bulwark/internal/sandbox"
 )
 
 // Where the builder finds things inside its container. All lie on one small tmpfs, so that the read-only root needs no
@@ -83,7 +85,7 @@ func Spec(o Options) *specs.Spec {
 			NoNewPrivileges: true,
 			Capabilities:    capabilities(),
 			// The number of open files is the starter's: raising it needs a capability that not every node has.
-			Rlimits: []specs.POSIXRlimit{{Type: "RLIMIT_CORE"}},
+			Rlimits: []specs.POSIXRlimit{{Type: "RLIMIT_CORE", Hard: sandbox.CoreLimit, Soft: sandbox.CoreLimit}},
 		},
 		Mounts: Mounts(o),
 		Linux: &specs.Linux{

@@ -6,6 +6,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/bulwark-paas/bulwark/internal/instance/driver"
+	"github.com/bulwark-paas/bulwark/internal/sandbox"
 )
 
 // User is the id that apps run as inside their user namespace.
@@ -34,7 +35,7 @@ func (d *Driver) spec(s driver.Spec) *specs.Spec {
 			NoNewPrivileges: true,
 			// Open files are bounded by what the supervisor could raise them to; raising them here takes CAP_SYS_RESOURCE.
 			Rlimits: []specs.POSIXRlimit{
-				{Type: "RLIMIT_CORE", Hard: 0, Soft: 0}, // a core file would hold the config's values
+				{Type: "RLIMIT_CORE", Hard: sandbox.CoreLimit, Soft: sandbox.CoreLimit}, // a core file would hold the config's values
 			},
 		},
 		Mounts: mounts(s),

@@ -207,7 +207,7 @@ func TestConfinement(t *testing.T) {
 			t.Errorf("the hook has %s", kv)
 		}
 	}
-	for _, want := range []string{"Max address space         2147483648", "Max core file size        0 ", "Max cpu time              1200"} {
+	for _, want := range []string{"Max address space         2147483648", "Max core file size        1                    1 ", "Max cpu time              1200"} {
 		if !strings.Contains(p.limits, want) {
 			t.Errorf("no %q in\n%s", want, p.limits)
 		}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/bulwark-paas/bulwark"
 	"github.com/bulwark-paas/bulwark/internal/process"
+	"github.com/bulwark-paas/bulwark/internal/sandbox"
 	"github.com/bulwark-paas/bulwark/internal/source/pushnonce"
 )
 
@@ -241,7 +242,7 @@ func (st *store) confine(pid int) error {
 		{unix.RLIMIT_AS, uint64(st.cfg.MaxMemory)},
 		{unix.RLIMIT_FSIZE, uint64(4*st.cfg.MaxPack + 64<<20)},
 		{unix.RLIMIT_CPU, 1200},
-		{unix.RLIMIT_CORE, 0},
+		{unix.RLIMIT_CORE, sandbox.CoreLimit},
 	} {
 		if err := unix.Prlimit(pid, l.what, &unix.Rlimit{Cur: l.most, Max: l.most}, nil); err != nil {
 			return fmt.Errorf("gitssh: cannot limit git: %w", err)
