@@ -15,6 +15,7 @@ import (
 	"github.com/bulwark-paas/bulwark/internal/netpolicy"
 	"github.com/bulwark-paas/bulwark/internal/node/ledger"
 	"github.com/bulwark-paas/bulwark/internal/node/network"
+	"github.com/bulwark-paas/bulwark/internal/node/nodeapi"
 	"github.com/bulwark-paas/bulwark/internal/resolver"
 )
 
@@ -198,6 +199,21 @@ func (o *outward) picture(ctx context.Context) (egress.Transit, resolver.Table, 
 		}
 	}
 	return transit, table, network.Rules(leaving.Connected, open, o.instances.sandboxes()), leaving, nil
+}
+
+// opened tells root what is opened now, for whoever it is.
+func (o *outward) opened(ctx context.Context) (*nodeapi.Opened, error) {
+	if err := onlyRoot(ctx); err != nil {
+		return nil, err
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	_, _, _, l, err := o.picture(ctx)
+	out := &nodeapi.Opened{Ports: l.Ports}
+	for _, r := range l.Open {
+		out.Ranges = append(out.Ranges, nodeapi.OpenedRange{To: r.To, Port: r.Port})
+	}
+	return out, err
 }
 
 // builders is what the host's rules open whether or not an instance runs: the host's own resolvers, and what builds may reach that is

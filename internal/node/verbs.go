@@ -159,6 +159,7 @@ func (n *Node) routes() http.Handler {
 		}
 		return &nodeapi.Promoted{App: in.App, Generation: app.Promoted}, nil
 	})
+	verb(n, mux, "opened", func(ctx context.Context, _ struct{}) (*nodeapi.Opened, error) { return n.outward.opened(ctx) })
 	verb(n, mux, "running", n.running)
 	verb(n, mux, "reveal", n.reveal)
 	verb(n, mux, "token", func(ctx context.Context, in nodeapi.LoginToken) (*map[string]string, error) {

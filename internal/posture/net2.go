@@ -16,6 +16,7 @@ import (
 
 	"github.com/bulwark-paas/bulwark/internal/install"
 	"github.com/bulwark-paas/bulwark/internal/netpolicy"
+	"github.com/bulwark-paas/bulwark/internal/node/nodeapi"
 )
 
 func net2() Control {
@@ -49,6 +50,15 @@ func (r *Record) surprise(c cell, reached bool, detail string) {
 	r.Refused(what, reached == want, detail)
 }
 
+// tried notes what came of a connection that was tried; what could not be is an error.
+func (r *Record) tried(c cell, err error) error {
+	if errors.Is(err, errUntried) {
+		return fmt.Errorf("%s to %s: %w", c.from, c.to, err)
+	}
+	r.surprise(c, err == nil, fmt.Sprint(err))
+	return nil
+}
+
 func probeNET2(ctx context.Context, w *World, r *Record) error {
 	app, err := w.Person.Model(ctx, w.Scratch)
 	if err != nil {
@@ -60,7 +70,7 @@ func probeNET2(ctx context.Context, w *World, r *Record) error {
 	if err := w.fromOutside(r); err != nil {
 		return err
 	}
-	if err := w.fromProcesses(r); err != nil {
+	if err := w.fromProcesses(ctx, r); err != nil {
 		return err
 	}
 	return w.betweenProcesses(r)
@@ -134,8 +144,9 @@ func (w *World) fromOutside(r *Record) error {
 			to = netpolicy.Edge
 		}
 		c := cell{netpolicy.Outside, to, netip.AddrPortFrom(host, p)}
-		err := as(stranger, func() error { return reach(c.at) })
-		r.surprise(c, err == nil, fmt.Sprint(err))
+		if err := r.tried(c, as(stranger, func() error { return reach(c.at) })); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -146,7 +157,7 @@ const service netpolicy.Zone = "a service on the host"
 // fromProcesses tries the rows of the platform's own processes: who connects for others does so from the host's network as a user whom the
 // host's rules are about, the others have a network in which there is nothing. What is open to the internet is not tried, because a
 // probe sends nothing off the machine; everything here stays on it.
-func (w *World) fromProcesses(r *Record) error {
+func (w *World) fromProcesses(ctx context.Context, r *Record) error {
 	own, err := hostAddresses()
 	if err != nil {
 		return err
@@ -180,6 +191,10 @@ func (w *World) fromProcesses(r *Record) error {
 	if err != nil {
 		return err
 	}
+	var opened opened
+	if err := w.Node.Call(ctx, "opened", struct{}{}, &opened); err != nil {
+		return err
+	}
 	i := w.Installation
 	rows := map[netpolicy.Zone]func(f func() error) error{
 		netpolicy.Egress: func(f func() error) error { return as(i.User(install.Egress), f) },
@@ -194,15 +209,38 @@ func (w *World) fromProcesses(r *Record) error {
 		rows[zone] = func(f func() error) error { return within(fmt.Sprintf("/proc/self/fd/%d", ns.Fd()), f) }
 	}
 	for from, do := range rows {
+		tried := 0
 		for _, c := range cells {
 			c.from = from
-			err := do(func() error { return reach(c.at) })
-			r.surprise(c, err == nil, fmt.Sprint(err))
+			if from == netpolicy.Egress && opened.holds(c.at) {
+				continue // somebody signed for it
+			}
+			if err := r.tried(c, do(func() error { return reach(c.at) })); err != nil {
+				return err
+			}
+			tried++
 		}
+		r.Proven("not all of the machine was opened to "+string(from)+" by somebody", tried > 0, fmt.Sprint(tried))
 		err := do(func() error { return datagramTo(cells[0].at) })
+		if errors.Is(err, errUntried) {
+			return err
+		}
 		r.Refused(string(from)+" to a service on the host by UDP, which the matrix has closed", err != nil, fmt.Sprint(err))
 	}
 	return nil
+}
+
+// opened is what was opened to what connects for apps and builds.
+type opened nodeapi.Opened
+
+// holds tells whether an address is among it: as an address, or because a name on that port may lead to any inner one.
+func (o opened) holds(at netip.AddrPort) bool {
+	for _, r := range o.Ranges {
+		if r.To.Contains(at.Addr()) && (r.Port == 0 || r.Port == at.Port()) {
+			return true
+		}
+	}
+	return !at.Addr().IsLoopback() && (slices.Contains(o.Ports, at.Port()) || slices.Contains(o.Ports, 0))
 }
 
 func reach(at netip.AddrPort) error {
@@ -273,17 +311,12 @@ func as(uid uint32, f func() error) error {
 	go func() {
 		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
 		// The calls themselves, which count for this thread; the library's would change all of them.
-		if _, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, 0, 0, 0); errno != 0 {
-			done <- errno
-			return
-		}
-		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESGID, uintptr(uid), uintptr(uid), uintptr(uid)); errno != 0 {
-			done <- errno
-			return
-		}
-		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, uintptr(uid), uintptr(uid), uintptr(uid)); errno != 0 {
-			done <- errno
-			return
+		for _, call := range [][4]uintptr{{unix.SYS_SETGROUPS}, {unix.SYS_SETRESGID, uintptr(uid), uintptr(uid), uintptr(uid)},
+			{unix.SYS_SETRESUID, uintptr(uid), uintptr(uid), uintptr(uid)}} {
+			if _, _, errno := unix.RawSyscall(call[0], call[1], call[2], call[3]); errno != 0 {
+				done <- fmt.Errorf("%w as user %d: %w", errUntried, uid, errno)
+				return
+			}
 		}
 		done <- f()
 	}()

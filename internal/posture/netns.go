@@ -1,6 +1,7 @@
 package posture
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -14,6 +15,9 @@ import (
 	"github.com/vishvananda/netns"
 )
 
+// errUntried is why an attack was not made; it says nothing about who would have refused it.
+var errUntried = errors.New("it could not be tried")
+
 // within runs f on a thread of its own in a network namespace, and throws the thread away.
 func within(path string, f func() error) error {
 	done := make(chan error)
@@ -25,7 +29,7 @@ func within(path string, f func() error) error {
 			err = netns.Set(ns)
 		}
 		if err != nil {
-			done <- fmt.Errorf("posture: %s: %w", path, err)
+			done <- fmt.Errorf("%w in %s: %w", errUntried, path, err)
 			return
 		}
 		done <- f()

@@ -289,6 +289,19 @@ type Stop struct {
 	Grace    bulwark.Duration   `json:"grace"`
 }
 
+// Opened is what was opened beyond the internet to what connects for apps and builds, by statements of the apps' owners and by the
+// operator's configuration.
+type Opened struct {
+	Ranges []OpenedRange `json:"ranges"`
+	Ports  []uint16      `json:"ports"` // on which a name may lead to an inner address; 0 means any
+}
+
+// OpenedRange is a range of addresses with a port, 0 for any.
+type OpenedRange struct {
+	To   netip.Prefix `json:"to"`
+	Port uint16       `json:"port"`
+}
+
 // Promote raises the app's high-water mark.
 type Promote struct {
 	App        bulwark.AppID `json:"app"`
