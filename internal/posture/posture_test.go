@@ -77,7 +77,7 @@ func TestStore(t *testing.T) {
 	}
 	long := time.Now().Add(-2 * keep)
 	must(t, s.put(ctx, result("ISO-1", long)))
-	first, _, err := s.latest(ctx, "ISO-1")
+	first, _, _, err := s.latest(ctx, "ISO-1")
 	must(t, err)
 	must(t, s.put(ctx, result("NET-1", long)))
 	must(t, s.put(ctx, result("ISO-1", time.Now())))
@@ -91,7 +91,7 @@ func TestStore(t *testing.T) {
 	must(t, err)
 	key, err := statement.ParseKey(public)
 	must(t, err)
-	envelope, _, err := s.latest(ctx, "ISO-1")
+	envelope, _, _, err := s.latest(ctx, "ISO-1")
 	must(t, err)
 	r, err := Open(envelope, key)
 	must(t, err)
@@ -102,7 +102,7 @@ func TestStore(t *testing.T) {
 		t.Fatal(err)
 	}
 	// The old one of a control that has a newer is gone, the only one of another stays.
-	if old, _, err := s.latest(ctx, "NET-1"); err != nil || old == nil {
+	if old, _, _, err := s.latest(ctx, "NET-1"); err != nil || old == nil {
 		t.Fatal("the only record of a control was dropped", err)
 	}
 	var n int
@@ -146,7 +146,7 @@ func TestNext(t *testing.T) {
 		t.Fatal("what never ran is not due")
 	}
 	must(t, p.run(ctx, c))
-	envelope, _, err := s.latest(ctx, "ISO-1")
+	envelope, _, _, err := s.latest(ctx, "ISO-1")
 	must(t, err)
 	r, err := Open(envelope, statement.NewKey(s.key.Public().(ed25519.PublicKey)))
 	must(t, err)
@@ -164,7 +164,7 @@ func TestNext(t *testing.T) {
 		t.Fatal("what was asked for does not run")
 	}
 	must(t, s.put(ctx, &postureapi.Result{Control: "ISO-1", Began: time.Now().Add(48 * time.Hour), Every: bulwark.Duration(time.Hour)}))
-	p.asked = map[string]bool{}
+	p.asked, p.rests = map[string]bool{}, time.Time{}
 	if next, _ := p.next(ctx); next == nil {
 		t.Fatal("a clock that was set back keeps a probe from running")
 	}
@@ -172,6 +172,67 @@ func TestNext(t *testing.T) {
 	if next, _ := p.next(ctx); next != nil {
 		t.Fatal("a probe runs though nobody asked")
 	}
+}
+
+// Runs that nobody asked for leave the processors alone for most of the time, take what is due longest, and come back sooner to what did
+// not pass.
+func TestRests(t *testing.T) {
+	ctx := t.Context()
+	s, err := openStore(ctx, t.TempDir())
+	must(t, err)
+	defer s.db.Close()
+	took := 50 * time.Millisecond
+	slow := func(_ context.Context, _ *World, r *Record) error {
+		time.Sleep(took)
+		r.Proven("it is so", true, "")
+		r.Refused("try it", true, "")
+		return nil
+	}
+	p := &prober{store: s, world: &World{dir: t.TempDir()}, asked: map[string]bool{}, wake: make(chan struct{}, 1),
+		controls: []Control{{ID: "ISO-1", Every: hourly, Probe: slow}, {ID: "ISO-2", Every: daily, Probe: slow}, {ID: "ISO-3", Every: daily, Probe: slow}}}
+	p.config.Log = quietLog()
+	is := func(id, when string) time.Duration {
+		t.Helper()
+		next, wait := p.next(ctx)
+		if got := ""; next != nil || id != "" {
+			if next != nil {
+				got = next.ID
+			}
+			if got != id {
+				t.Fatalf("%s: %q is next, in %s", when, got, wait)
+			}
+		}
+		return wait
+	}
+	put := func(id string, ago time.Duration, o postureapi.Outcome) {
+		t.Helper()
+		must(t, s.put(ctx, &postureapi.Result{Control: id, Began: time.Now().Add(-ago), Every: bulwark.Duration(hourly), Outcome: o}))
+	}
+	is("ISO-1", "first")
+	must(t, p.run(ctx, p.controls[0]))
+	is("ISO-2", "what never ran does not wait")
+	put("ISO-2", 26*time.Hour, postureapi.Pass)
+	put("ISO-3", 27*time.Hour, postureapi.Pass)
+	if wait := is("", "after a run"); wait < took*restFor/2 || wait > restMost {
+		t.Fatalf("it rests for %s", wait)
+	}
+	must(t, p.ask(postureapi.Run{Only: []string{"ISO-1"}}))
+	is("ISO-1", "what somebody asked for does not wait")
+	p.rests = time.Time{}
+	must(t, p.run(ctx, p.controls[0]))
+	is("ISO-3", "what is due longest is first, and a run that was asked for is no reason to rest")
+	put("ISO-3", 5*time.Hour, postureapi.Pass)
+	put("ISO-2", 7*time.Hour, postureapi.Fail)
+	is("ISO-2", "what did not pass")
+	put("ISO-2", 5*time.Hour, postureapi.Unknown)
+	is("", "what did not pass, a little later")
+	p.rests = time.Now().Add(restMost)
+	put("ISO-2", 35*time.Hour, postureapi.Pass)
+	if wait := is("", "before a record gets too old"); wait > restMost {
+		t.Fatalf("it waits for %s", wait)
+	}
+	put("ISO-2", 37*time.Hour, postureapi.Pass)
+	is("ISO-2", "a record that gets too old does not wait")
 }
 
 // Ids name controls, each has what people are told, and nobody's period is longer than a day.

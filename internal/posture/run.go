@@ -49,6 +49,7 @@ type prober struct {
 	running string
 	waiting string
 	wake    chan struct{}
+	rests   time.Time // until then nothing runs that nobody asked for
 }
 
 // Run runs the prober until ctx ends; ready is called when it answers.
@@ -127,7 +128,15 @@ func (p *prober) wait(why string) {
 	p.waiting = why
 }
 
-// next returns the control to run now, or how long there is none.
+// Runs by the schedule take a 120th of the time, however many are due: what a probe takes of the processors, an app's requests wait for.
+// A record that would get too old does not wait for that.
+const (
+	restFor  = 120 // times what the last run took
+	restMost = time.Hour
+)
+
+// next returns the control to run now, or how long there is none. What somebody asked for is first, then what never ran, then what is due
+// longest.
 func (p *prober) next(ctx context.Context) (*Control, time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -140,17 +149,32 @@ func (p *prober) next(ctx context.Context) (*Control, time.Duration) {
 		return nil, time.Hour
 	}
 	soonest := time.Hour
+	var next *Control
 	for i, c := range p.controls {
-		_, began, err := p.store.latest(ctx, c.ID)
+		_, began, outcome, err := p.store.latest(ctx, c.ID)
 		if err != nil {
 			continue
 		}
-		// A clock that was set back must not keep a probe from running.
-		if due := time.Until(began.Add(c.Every)); due <= 0 || due > c.Every {
+		if began.IsZero() {
 			return &p.controls[i], 0
-		} else {
-			soonest = min(soonest, due)
 		}
+		every := c.Every
+		if outcome != postureapi.Pass { // somebody waits to see it pass again
+			every = min(every, max(hourly, every/4))
+		}
+		due := time.Until(began.Add(every))
+		if due > every { // a clock that was set back must not keep a probe from running
+			due = 0
+		}
+		if rests := time.Until(p.rests); rests > 0 {
+			due = max(due, min(rests, due+every/2)) // after two periods it is unknown
+		}
+		if due < soonest {
+			next, soonest = &p.controls[i], due
+		}
+	}
+	if next != nil && soonest <= 0 {
+		return next, 0
 	}
 	return nil, soonest
 }
@@ -170,6 +194,11 @@ func (p *prober) run(ctx context.Context, c Control) error {
 	began := time.Now()
 	var r Record
 	err := p.attempt(ctx, c, &r)
+	if !asked {
+		p.mu.Lock()
+		p.rests = time.Now().Add(min(restFor*time.Since(began), restMost))
+		p.mu.Unlock()
+	}
 	if ctx.Err() != nil {
 		return ctx.Err() // the platform stops: that says nothing about the control
 	}
@@ -236,7 +265,7 @@ func (p *prober) posture(ctx context.Context) (*postureapi.Posture, error) {
 	running := p.running
 	p.mu.Unlock()
 	for _, c := range p.controls {
-		envelope, _, err := p.store.latest(ctx, c.ID)
+		envelope, _, _, err := p.store.latest(ctx, c.ID)
 		if err != nil {
 			return nil, err
 		}

@@ -139,12 +139,13 @@ func (s *store) put(ctx context.Context, r *postureapi.Result) error {
 	})
 }
 
-// latest returns the newest record of a control and when its run began; nil if it never ran.
-func (s *store) latest(ctx context.Context, control string) (envelope []byte, began time.Time, err error) {
+// latest returns the newest record of a control, when its run began, and what came of it; nil if it never ran.
+func (s *store) latest(ctx context.Context, control string) (envelope []byte, began time.Time, outcome postureapi.Outcome, err error) {
 	var at int64
-	err = s.db.Reader().QueryRowContext(ctx, `SELECT envelope, began FROM record WHERE control = ? ORDER BY number DESC LIMIT 1`, control).Scan(&envelope, &at)
+	err = s.db.Reader().QueryRowContext(ctx, `SELECT envelope, began, outcome FROM record WHERE control = ? ORDER BY number DESC LIMIT 1`, control).
+		Scan(&envelope, &at, &outcome)
 	if errors.Is(err, sql.ErrNoRows) {
-		return nil, time.Time{}, nil
+		return nil, time.Time{}, "", nil
 	}
-	return envelope, time.Unix(at, 0), err
+	return envelope, time.Unix(at, 0), outcome, err
 }
