@@ -31,6 +31,19 @@ type Certificate struct {
 	Key      []byte   `json:"key"`   // PEM, PKCS #8
 }
 
+// Challenges are what the certs process has the edge answer while a certificate authority looks whether a name is ours (RFC 8555 §8.3, RFC 8737).
+type Challenges struct {
+	HTTP []HTTPChallenge `json:"http,omitempty"`
+	ALPN []Certificate   `json:"alpn,omitempty"` // served for the protocol acme-tls/1 and for nothing else
+}
+
+// HTTPChallenge is answered at /.well-known/acme-challenge/TOKEN of a host, on the port for http.
+type HTTPChallenge struct {
+	Host  HostName `json:"host"`
+	Token string   `json:"token"`
+	Says  string   `json:"says"` // the key authorization
+}
+
 // Registration tells dial about one running instance: the network namespace comes along as a file descriptor. Only
 // the node can register. Hosts are the names that the app's owners claimed by signature: dial gives the edge a socket
 // for no other.

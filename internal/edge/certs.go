@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"crypto/sha256"
 	"crypto/tls"
 	"encoding/json"
 	"errors"
@@ -30,10 +31,11 @@ func (c *cert) covers(host string) bool {
 	return ok && c.wildcard != "" && above == c.wildcard
 }
 
-// certSet is one version of all certificates. It is immutable.
+// certSet is one version of the certificates of one source. It is immutable.
 type certSet struct {
 	exact     map[string]*cert
 	wildcards map[string]*cert
+	made      map[[sha256.Size]byte]*cert // by chain and key, so that what stays is not made anew
 }
 
 // find returns the certificate for a name: by its exact name, then by a wildcard one level up.
@@ -47,18 +49,45 @@ func (s *certSet) find(name string) *cert {
 	return nil
 }
 
+// source is who handed certificates over.
+type source int
+
+// The sources. What a public authority has signed goes before what this installation has.
+const (
+	issued source = iota // the certs process
+	own                  // the node
+	sources
+)
+
+// kept are the names under which the supervisor holds them.
+var kept = [sources]string{issued: keptIssued, own: keptCerts}
+
 // certStore holds the current certificates.
 type certStore struct {
-	current atomic.Pointer[certSet]
+	current    [sources]atomic.Pointer[certSet]
+	challenges atomic.Pointer[challenges]
 
-	mu     sync.Mutex // one replacement at a time
-	serial uint64     // of what the supervisor holds
+	mu     sync.Mutex      // one replacement at a time
+	serial [sources]uint64 // of what the supervisor holds
 }
 
 func newCertStore() *certStore {
 	s := &certStore{}
-	s.current.Store(&certSet{})
+	for i := range s.current {
+		s.current[i].Store(&certSet{})
+	}
+	s.challenges.Store(&challenges{})
 	return s
+}
+
+// find returns the certificate for a name.
+func (s *certStore) find(name string) *cert {
+	for i := range s.current {
+		if c := s.current[i].Load().find(name); c != nil {
+			return c
+		}
+	}
+	return nil
 }
 
 // storedCerts is what is kept over a restart.
@@ -81,48 +110,76 @@ func decodeCerts(b []byte) ([]bulwark.Certificate, error) {
 	return list, nil
 }
 
-// replace puts list in the place of all certificates, or changes nothing.
-func (s *certStore) replace(list []bulwark.Certificate) error {
-	set, err := newCertSet(list)
+// replace puts list in the place of all certificates of a source, or changes nothing.
+func (s *certStore) replace(from source, list []bulwark.Certificate) error {
+	set, err := newCertSet(list, s.current[from].Load())
 	if err == nil {
-		s.current.Store(set)
+		s.current[from].Store(set)
 	}
 	return err
 }
 
-func newCertSet(list []bulwark.Certificate) (*certSet, error) {
-	set := &certSet{exact: map[string]*cert{}, wildcards: map[string]*cert{}}
+// newCertSet makes a set; what the one before has already is taken from there.
+func newCertSet(list []bulwark.Certificate, before *certSet) (*certSet, error) {
+	set := &certSet{exact: make(map[string]*cert, len(list)), wildcards: map[string]*cert{}, made: make(map[[sha256.Size]byte]*cert, len(list))}
 	for _, c := range list {
-		pair, err := tls.X509KeyPair(c.Chain, c.Key)
-		name := "without a name"
-		if len(c.Names) > 0 {
-			name = "of " + string(c.Names[0])
-		}
-		if err != nil {
-			return nil, bulwark.Fail(bulwark.KindInvalid, fmt.Sprintf("The certificate %s cannot be used.", name), "Send chain and key as PEM.", err)
-		}
-		made := &cert{Certificate: pair, names: make(map[string]struct{}, len(c.Names)), wildcard: string(c.Wildcard)}
-		for _, n := range c.Names {
-			if err := pair.Leaf.VerifyHostname(string(n)); err != nil {
-				return nil, bulwark.Fail(bulwark.KindInvalid, fmt.Sprintf("The certificate is not made for the name %s.", n), "", err)
+		sum := digestOf(c)
+		made := before.made[sum]
+		if made == nil {
+			var err error
+			if made, err = newCert(c); err != nil {
+				return nil, err
 			}
-			made.names[string(n)] = struct{}{}
-			set.exact[string(n)] = made
 		}
-		if c.Wildcard != "" {
-			if err := pair.Leaf.VerifyHostname("a." + string(c.Wildcard)); err != nil {
-				return nil, bulwark.Fail(bulwark.KindInvalid, fmt.Sprintf("The certificate is not made for *.%s.", c.Wildcard), "", err)
-			}
-			set.wildcards[string(c.Wildcard)] = made
+		set.made[sum] = made
+		for n := range made.names {
+			set.exact[n] = made
+		}
+		if made.wildcard != "" {
+			set.wildcards[made.wildcard] = made
 		}
 	}
 	return set, nil
 }
 
+func digestOf(c bulwark.Certificate) (sum [sha256.Size]byte) {
+	h := sha256.New()
+	for _, part := range [][]byte{c.Chain, c.Key, []byte(fmt.Sprint(c.Names)), []byte(c.Wildcard)} {
+		fmt.Fprintf(h, "%d:", len(part))
+		h.Write(part)
+	}
+	h.Sum(sum[:0])
+	return sum
+}
+
+func newCert(c bulwark.Certificate) (*cert, error) {
+	pair, err := tls.X509KeyPair(c.Chain, c.Key)
+	name := "without a name"
+	if len(c.Names) > 0 {
+		name = "of " + string(c.Names[0])
+	}
+	if err != nil {
+		return nil, bulwark.Fail(bulwark.KindInvalid, fmt.Sprintf("The certificate %s cannot be used.", name), "Send chain and key as PEM.", err)
+	}
+	made := &cert{Certificate: pair, names: make(map[string]struct{}, len(c.Names)), wildcard: string(c.Wildcard)}
+	for _, n := range c.Names {
+		if err := pair.Leaf.VerifyHostname(string(n)); err != nil {
+			return nil, bulwark.Fail(bulwark.KindInvalid, fmt.Sprintf("The certificate is not made for the name %s.", n), "", err)
+		}
+		made.names[string(n)] = struct{}{}
+	}
+	if c.Wildcard != "" {
+		if err := pair.Leaf.VerifyHostname("a." + string(c.Wildcard)); err != nil {
+			return nil, bulwark.Fail(bulwark.KindInvalid, fmt.Sprintf("The certificate is not made for *.%s.", c.Wildcard), "", err)
+		}
+	}
+	return made, nil
+}
+
 // forHello is tls.Config.GetCertificate. Without a certificate for the name it returns nothing at all, which crypto/tls
 // answers with the alert unrecognized_name; an error of ours would become internal_error.
 func (s *certStore) forHello(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
-	c := s.current.Load().find(strings.ToLower(hello.ServerName))
+	c := s.find(strings.ToLower(hello.ServerName))
 	if c == nil {
 		return nil, nil
 	}
@@ -134,7 +191,7 @@ func (s *certStore) directs(sni, host string) bool {
 	if sni == host {
 		return true
 	}
-	c := s.current.Load().find(strings.ToLower(sni))
+	c := s.find(strings.ToLower(sni))
 	return c != nil && c.covers(host)
 }
 
@@ -154,17 +211,21 @@ func (s *certStore) tlsConfig() *tls.Config {
 		CurvePreferences:       []tls.CurveID{tls.X25519MLKEM768, tls.X25519, tls.CurveP256, tls.CurveP384},
 		SessionTicketsDisabled: true,
 		NextProtos:             []string{"h2", "http/1.1"},
+		GetConfigForClient:     s.forAuthority,
 	}
 }
 
-// certsServer is the node's way to hand over certificates.
-func (e *edge) certsServer() *http.Server {
+// certsServer is how certificates of a source are handed over: by the node on one socket, by the certs process on another.
+func (e *edge) certsServer(from source) *http.Server {
 	mux := http.NewServeMux()
-	mux.HandleFunc("PUT /certificates", func(w http.ResponseWriter, r *http.Request) { answer(w, e.putCertificates(r)) })
+	mux.HandleFunc("PUT /certificates", func(w http.ResponseWriter, r *http.Request) { answer(w, e.putCertificates(from, r)) })
+	if from == issued {
+		mux.HandleFunc("PUT /challenges", func(w http.ResponseWriter, r *http.Request) { answer(w, e.putChallenges(r)) })
+	}
 	return privateServer(e.unlessLeft(mux), e.cfg.Logger)
 }
 
-func (e *edge) putCertificates(r *http.Request) error {
+func (e *edge) putCertificates(from source, r *http.Request) error {
 	b, err := readBody(r)
 	if err != nil {
 		return err
@@ -173,20 +234,20 @@ func (e *edge) putCertificates(r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	set, err := newCertSet(list)
+	e.certs.mu.Lock()
+	defer e.certs.mu.Unlock()
+	set, err := newCertSet(list, e.certs.current[from].Load())
 	if err != nil {
 		return err
 	}
-	e.certs.mu.Lock()
-	defer e.certs.mu.Unlock()
-	stored, err := json.Marshal(storedCerts{Serial: e.certs.serial + 1, Certificates: list})
+	stored, err := json.Marshal(storedCerts{Serial: e.certs.serial[from] + 1, Certificates: list})
 	if err != nil {
 		return errors.Join(errors.New("encode certificates"), err)
 	}
-	if err := e.store.keep(keptCerts, stored); err != nil {
+	if err := e.store.keep(kept[from], stored); err != nil {
 		return err
 	}
-	e.certs.serial++
-	e.certs.current.Store(set)
+	e.certs.serial[from]++
+	e.certs.current[from].Store(set)
 	return nil
 }

@@ -41,9 +41,10 @@ type Config struct {
 	HTTP    net.Listener      // redirects to HTTPS
 	Control *net.UnixListener // stream; the server, or root
 	Certs   *net.UnixListener // stream; the node
+	Issued  *net.UnixListener // stream; the certs process
 	Dial    *net.UnixListener // packets; dial connects here
 
-	ServerUID, NodeUID, DialUID uint32 // who may connect to them
+	ServerUID, NodeUID, DialUID, CertsUID uint32 // who may connect to them
 
 	// Restored is what the supervisor gave back from its store, by name ("table…", "certificates…"); others are ignored.
 	Restored map[string][]*os.File
@@ -58,8 +59,8 @@ type Config struct {
 }
 
 func (c *Config) complete() error {
-	if c.HTTPS == nil || c.HTTP == nil || c.Control == nil || c.Certs == nil || c.Dial == nil {
-		return bulwark.Fail(bulwark.KindInvalid, "The edge needs the listeners https, http, control, certs and dial.", "Start it by the supervisor.", nil)
+	if c.HTTPS == nil || c.HTTP == nil || c.Control == nil || c.Certs == nil || c.Issued == nil || c.Dial == nil {
+		return bulwark.Fail(bulwark.KindInvalid, "The edge needs the listeners https, http, control, certs, issued and dial.", "Start it by the supervisor.", nil)
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -90,6 +91,7 @@ type edge struct {
 	log      *accessLog
 	store    *store
 	headers  defaultHeaders
+	plain    defaultHeaders // on the port for http
 	requests atomic.Uint64
 	upgraded sync.WaitGroup // hijacked connections, which http.Server does not count
 	closing  context.Context
@@ -108,7 +110,7 @@ func Run(ctx context.Context, cfg Config) error {
 	// What outlives ctx: requests under way still need dial, and their lines the log.
 	inner, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
-	e := &edge{cfg: cfg, dialer: newDialer(cfg.Logger), log: newAccessLog(cfg.AccessLog), headers: newDefaultHeaders(),
+	e := &edge{cfg: cfg, dialer: newDialer(cfg.Logger), log: newAccessLog(cfg.AccessLog), headers: newDefaultHeaders(), plain: newDefaultHeaders().overPlain(),
 		store: newStore(cfg.Keeper), closing: inner}
 	if a, ok := cfg.HTTPS.Addr().(*net.TCPAddr); ok && a.Port != 443 {
 		e.httpsPort = fmt.Sprintf(":%d", a.Port)
@@ -131,7 +133,8 @@ func Run(ctx context.Context, cfg Config) error {
 	servers := []*serving{
 		{e.httpsServer(), cfg.HTTPS, true}, {e.redirectServer(), cfg.HTTP, false},
 		{e.controlServer(), &guarded{cfg.Control, []uint32{cfg.ServerUID, 0}, cfg.Logger}, false},
-		{e.certsServer(), &guarded{cfg.Certs, []uint32{cfg.NodeUID, 0}, cfg.Logger}, false},
+		{e.certsServer(own), &guarded{cfg.Certs, []uint32{cfg.NodeUID, 0}, cfg.Logger}, false},
+		{e.certsServer(issued), &guarded{cfg.Issued, []uint32{cfg.CertsUID, 0}, cfg.Logger}, false},
 	}
 	failed := make(chan error, len(servers))
 	var serving sync.WaitGroup
@@ -236,12 +239,14 @@ func (e *edge) restore() {
 		e.store.adopt(keptTable, name, e.cfg.Restored)
 		e.tables.install(t)
 	}
-	if c, name, ok := newest(e.cfg.Restored, keptCerts, decodeStoredCerts, func(c storedCerts) uint64 { return c.Serial }, e.cfg.Logger); ok {
-		e.store.adopt(keptCerts, name, e.cfg.Restored)
-		if err := e.certs.replace(c.Certificates); err != nil {
-			e.cfg.Logger.Error("cannot use the stored certificates", "error", err)
+	for from, what := range kept {
+		if c, name, ok := newest(e.cfg.Restored, what, decodeStoredCerts, func(c storedCerts) uint64 { return c.Serial }, e.cfg.Logger); ok {
+			e.store.adopt(what, name, e.cfg.Restored)
+			if err := e.certs.replace(source(from), c.Certificates); err != nil {
+				e.cfg.Logger.Error("cannot use the stored certificates", "which", what, "error", err)
+			}
+			e.certs.serial[from] = c.Serial
 		}
-		e.certs.serial = c.Serial
 	}
 	for _, files := range e.cfg.Restored {
 		for _, f := range files {

@@ -49,6 +49,7 @@ func hardened(mode string) error {
 	cfg := Config{HTTPS: listener("https"), HTTP: listener("http"), DialUID: 0, Restored: files, AccessLog: os.Stderr}
 	cfg.Control, _ = listener("control").(*net.UnixListener)
 	cfg.Certs, _ = listener("certs").(*net.UnixListener)
+	cfg.Issued, _ = listener("issued").(*net.UnixListener)
 	cfg.Dial, _ = listener("dial").(*net.UnixListener)
 	if err != nil {
 		return err
@@ -123,7 +124,7 @@ func spawn(t *testing.T, bin, mode string, p *parts, dir string) *child {
 	}
 	defer w.Close()
 	files := []*os.File{nil, w, w}
-	for _, l := range []interface{ File() (*os.File, error) }{p.https.(*net.TCPListener), p.plain.(*net.TCPListener), p.control, p.certs, p.dial} {
+	for _, l := range []interface{ File() (*os.File, error) }{p.https.(*net.TCPListener), p.plain.(*net.TCPListener), p.control, p.certs, p.issued, p.dial} {
 		f, err := l.File()
 		if err != nil {
 			t.Fatal(err)
@@ -131,7 +132,7 @@ func spawn(t *testing.T, bin, mode string, p *parts, dir string) *child {
 		defer f.Close()
 		files = append(files, f)
 	}
-	env := []string{"EDGE_TEST_CHILD=" + mode, "NOTIFY_SOCKET=" + filepath.Join(dir, "notify-"+mode), "LISTEN_FDS=5", "LISTEN_FDNAMES=https:http:control:certs:dial"}
+	env := []string{"EDGE_TEST_CHILD=" + mode, "NOTIFY_SOCKET=" + filepath.Join(dir, "notify-"+mode), "LISTEN_FDS=6", "LISTEN_FDNAMES=https:http:control:certs:issued:dial"}
 	process, err := os.StartProcess(bin, []string{"edge"}, &os.ProcAttr{Dir: "/", Env: env, Files: files})
 	if err != nil {
 		t.Fatal(err)

@@ -71,18 +71,25 @@ func (p page) write(w http.ResponseWriter, d *defaultHeaders, id string) int {
 
 // defaultHeaders are the security headers, as the slices that a header map holds, made once.
 type defaultHeaders struct {
-	names                          [5]string
-	values                         [5][]string
+	names                          []string
+	values                         [][]string
 	ownPolicy, deny, noStore, html []string
 }
 
 func newDefaultHeaders() defaultHeaders {
 	return defaultHeaders{
-		names: [5]string{"Strict-Transport-Security", "X-Content-Type-Options", "X-Frame-Options", "Referrer-Policy", "Permissions-Policy"},
-		values: [5][]string{{"max-age=63072000; includeSubDomains"}, {"nosniff"}, {"SAMEORIGIN"}, {"strict-origin-when-cross-origin"},
+		names: []string{"Strict-Transport-Security", "X-Content-Type-Options", "X-Frame-Options", "Referrer-Policy", "Permissions-Policy"},
+		values: [][]string{{"max-age=63072000; includeSubDomains"}, {"nosniff"}, {"SAMEORIGIN"}, {"strict-origin-when-cross-origin"},
 			{"camera=(), microphone=(), geolocation=(), payment=(), usb=()"}},
 		ownPolicy: []string{ownPolicy}, deny: []string{"DENY"}, noStore: []string{"no-store"}, html: []string{"text/html; charset=utf-8"},
 	}
+}
+
+// overPlain is the same for answers that are not protected: there the word that a host is to be reached by HTTPS alone means nothing, and
+// must not be sent (RFC 6797 §7.2).
+func (d defaultHeaders) overPlain() defaultHeaders {
+	d.names, d.values = d.names[1:], d.values[1:]
+	return d
 }
 
 // addTo sets what h does not have.

@@ -136,6 +136,9 @@ func (x *exchange) check() *page {
 	if fields > maxHeaderFields {
 		return &pageHeaders
 	}
+	if reserved(x.target) {
+		return &pageNoRoute // authorities ask on the other port
+	}
 	if x.app = x.e.tables.route(x.host); x.app == nil {
 		return &pageNoRoute
 	}

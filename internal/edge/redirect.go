@@ -17,16 +17,19 @@ func (e *edge) redirect(w http.ResponseWriter, r *http.Request) {
 	host, _, ok := hostOf(r.Host)
 	path, clean := target(r)
 	if !ok || !clean {
-		pageBadRequest.write(w, &e.headers, "")
+		pageBadRequest.write(w, &e.plain, "")
+		return
+	}
+	if reserved(path) {
+		e.challenge(w, r, host, path)
 		return
 	}
 	if e.tables.route(host) == nil {
-		pageNoRoute.write(w, &e.headers, "")
+		pageNoRoute.write(w, &e.plain, "")
 		return
 	}
 	h := w.Header()
-	e.headers.addTo(h)
-	delete(h, "Strict-Transport-Security") // means nothing here, and must not be sent, by RFC 6797
+	e.plain.addTo(h)
 	h["Content-Length"] = []string{"0"}
 	h["Location"] = []string{"https://" + string(host) + e.httpsPort + path}
 	status := http.StatusPermanentRedirect // keeps method and body

@@ -35,6 +35,7 @@ type rig struct {
 	cfg     Config
 	control *edgecontrol.Client
 	certs   *edgecontrol.Client
+	issued  *edgecontrol.Client
 	dial    *fakeDial
 	pool    *x509.CertPool
 	addr    string
@@ -270,18 +271,18 @@ func dup[L interface{ File() (*os.File, error) }](t testing.TB, l L) net.Listene
 
 // parts are what the supervisor holds.
 type parts struct {
-	https, plain         net.Listener
-	control, certs, dial *net.UnixListener
+	https, plain                 net.Listener
+	control, certs, issued, dial *net.UnixListener
 }
 
 func (p *parts) config(t testing.TB) Config {
 	return Config{HTTPS: dup(t, p.https.(*net.TCPListener)), HTTP: dup(t, p.plain.(*net.TCPListener)), Control: dup(t, p.control).(*net.UnixListener),
-		Certs: dup(t, p.certs).(*net.UnixListener), Dial: dup(t, p.dial).(*net.UnixListener)}
+		Certs: dup(t, p.certs).(*net.UnixListener), Issued: dup(t, p.issued).(*net.UnixListener), Dial: dup(t, p.dial).(*net.UnixListener)}
 }
 
 func newParts(t testing.TB, dir string) *parts {
 	return &parts{tcp(t), tcp(t), unixSocket(t, "unix", filepath.Join(dir, "control")), unixSocket(t, "unix", filepath.Join(dir, "certs")),
-		unixSocket(t, "unixpacket", filepath.Join(dir, "dial"))}
+		unixSocket(t, "unix", filepath.Join(dir, "issued")), unixSocket(t, "unixpacket", filepath.Join(dir, "dial"))}
 }
 
 var testHosts = []bulwark.HostName{"a.example.org", "b.example.org"}
@@ -293,6 +294,7 @@ func newRig(t testing.TB, change func(*Config)) *rig {
 	r := &rig{t: t, dir: dir, parts: p, log: &lockedBuffer{}, keeper: &keeper{files: map[string][]*os.File{}}, addr: p.https.Addr().String(),
 		plain: p.plain.Addr().String(), dial: &fakeDial{path: filepath.Join(dir, "dial"), where: map[bulwark.InstanceID]string{}}}
 	r.control, r.certs = edgecontrol.New(filepath.Join(dir, "control")), edgecontrol.New(filepath.Join(dir, "certs"))
+	r.issued = edgecontrol.New(filepath.Join(dir, "issued"))
 	r.cfg = p.config(t)
 	r.cfg.Keeper, r.cfg.AccessLog, r.cfg.Grace = r.keeper, r.log, 5*time.Second
 	if change != nil {
@@ -302,7 +304,7 @@ func newRig(t testing.TB, change func(*Config)) *rig {
 	r.cancel, r.done = cancel, make(chan error, 1)
 	go func() { r.done <- Run(ctx, r.cfg) }()
 	r.dial.start()
-	t.Cleanup(func() { r.stop(); r.dial.stop(); r.control.Close(); r.certs.Close() })
+	t.Cleanup(func() { r.stop(); r.dial.stop(); r.control.Close(); r.certs.Close(); r.issued.Close() })
 	r.trust(newAuthority(t))
 	r.table = bulwark.Table{Routes: map[bulwark.HostName]bulwark.AppID{}, Apps: map[bulwark.AppID]bulwark.Upstream{}}
 	return r
@@ -325,6 +327,7 @@ func (r *rig) stop() {
 	}
 	r.control.Close()
 	r.certs.Close()
+	r.issued.Close()
 	r.cancel()
 	r.cancel = nil
 	if err := <-r.done; err != nil {

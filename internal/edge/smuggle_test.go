@@ -323,7 +323,7 @@ func FuzzControl(f *testing.F) {
 			_ = ts.patch(p, func([]byte) error { return nil })
 		}
 		if list, err := decodeCerts(b); err == nil {
-			_, _ = newCertSet(list)
+			_, _ = newCertSet(list, &certSet{})
 		}
 		_, _ = decodeStoredCerts(b)
 	})

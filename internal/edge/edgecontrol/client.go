@@ -19,8 +19,8 @@ import (
 // Client talks to one socket of the edge. Its methods may be called by several goroutines.
 type Client struct{ http *http.Client }
 
-// New returns a client of the unix socket at path: the control socket for all methods but PutCertificates, which is
-// served on the certificates socket only. It connects when it is used, and again after the edge restarted.
+// New returns a client of the unix socket at path: the control socket for all methods but PutCertificates and PutChallenges, which are
+// served on the sockets for certificates only, PutChallenges on that of the certs process. It connects when it is used, and again after the edge restarted.
 func New(path string) *Client {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		var d net.Dialer
@@ -75,12 +75,17 @@ func (c *Client) Stats(ctx context.Context) (bulwark.EdgeStats, error) {
 	return s, err
 }
 
-// PutCertificates replaces all certificates.
+// PutCertificates replaces all certificates of whom the socket is for.
 func (c *Client) PutCertificates(ctx context.Context, list []bulwark.Certificate) error {
 	if list == nil {
 		list = []bulwark.Certificate{}
 	}
 	return c.do(ctx, "PUT", "/certificates", nil, list, nil)
+}
+
+// PutChallenges replaces what is answered to certificate authorities.
+func (c *Client) PutChallenges(ctx context.Context, all bulwark.Challenges) error {
+	return c.do(ctx, "PUT", "/challenges", nil, all, nil)
 }
 
 // leftHeader is in every answer of an edge that another one has taken over from: it did nothing of what it was asked.
