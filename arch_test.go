@@ -53,6 +53,10 @@ var rules = []rule{
 		why: "what builders and apps speak to decides by addresses alone, and knows nothing that is worth stealing",
 	},
 	{
+		who: []string{"internal/certs"}, only: []string{".", "internal/certs/certsapi", "internal/sandbox"},
+		why: "it has the keys of every claimed name and speaks to strangers: it knows nothing else of the platform's",
+	},
+	{
 		who:  []string{"cmd/bulwark-init", "cmd/bulwark-static", "cmd/bulwark-hook", "cmd/bulwark-pack", "cmd/bulwark-builder", "cmd/bulwark-cell"},
 		only: []string{".", "internal/source/gitssh/hook", "internal/image/pack", "internal/build/builder", "internal/fdpass", "internal/sandbox"},
 		why:  "each runs beside hostile input with no right but its own; it brings one package, and that one is bound below",
@@ -83,13 +87,14 @@ var rules = []rule{
 			"internal/source/gitssh", "internal/build", "internal/release", "internal/instance", "internal/route", "internal/registry", "internal/tenant", "client", "internal/supervise"},
 		only: []string{".", "internal/node/...", "internal/statement", "internal/seal", "internal/enrol", "internal/instance/driver", "internal/instance/containerd",
 			"internal/dial", "internal/egress", "internal/resolver", "internal/netpolicy", "internal/build/buildspec", "internal/db", "internal/process",
-			"internal/right", "internal/source/pushnonce", "internal/source/tree", "internal/sbom", "internal/sbom/inventory", "internal/fdpass", "internal/sandbox", "internal/atomicfile", "internal/terminal"},
+			"internal/right", "internal/source/pushnonce", "internal/source/tree", "internal/sbom", "internal/sbom/inventory", "internal/fdpass", "internal/sandbox", "internal/atomicfile", "internal/terminal",
+			"internal/certs/certsapi"},
 		why: "the node believes statements, not the server: what the control plane decides must not be code that the node runs",
 	},
 	{
 		who: append([]string{"internal/server/..."}, features...), except: []string{"internal/instance/containerd", "internal/instance/driver", "internal/build/builder/..."},
 		never: []string{"internal/node", "internal/node/ledger/...", "internal/node/images/...", "internal/node/network/...", "internal/node/files/...",
-			"internal/seal", "internal/instance/containerd", "internal/instance/driver", "github.com/containerd/...", "internal/dial", "internal/edge", "internal/egress", "internal/resolver"},
+			"internal/seal", "internal/instance/containerd", "internal/instance/driver", "github.com/containerd/...", "internal/dial", "internal/edge", "internal/egress", "internal/resolver", "internal/certs"},
 		why: "the server is where a stranger's request ends up: it asks the node by typed verbs (node/nodeapi) and the edge by its table " +
 			"(edge/edgecontrol), opens no secret, and has no driver and no ledger of its own to ask instead",
 	},

@@ -10,7 +10,7 @@
 #   make bench-deps     the same for `make bench`, and brings nginx to measure beside
 #   make engine-tools   builds the engine's programs unless they are there, and prints their directory
 #   make check-tools    the same for linters and packagers
-#   make test-tools     the same for what the tests alone run: a container registry
+#   make test-tools     the same for what the tests alone run: a container registry, a certificate authority with its name server
 #   $(ENGINE_BIN)       that directory, $(CHECK_BIN) and $(TEST_BIN) the other ones. They are computed on first use: name them in recipes.
 
 BULWARK_CACHE ?= /var/cache/bulwark
@@ -22,7 +22,7 @@ DEPS_PACKAGES := gcc libc6-dev pkg-config libseccomp-dev git openssh-client mmde
 TEST_PACKAGES := systemd shellcheck
 ENGINE_MODULES := runc runsc shim buildkit
 CHECK_MODULES := golangci-lint govulncheck nfpm
-TEST_MODULES := registry
+TEST_MODULES := registry pebble
 
 # The tags and the static, position-independent link of runc are those of its own Makefile, less libpathrs (a Rust
 # library that Debian 12 does not have; runc then takes its own Go code for the same checks).
@@ -111,7 +111,9 @@ check-tools:
 
 test-tools:
 	$(call once,$(TEST_BIN),\
-	$(call go-build,registry,0,registry,github.com/distribution/distribution/v3/cmd/registry,-ldflags '-s -w'))
+	$(call go-build,registry,0,registry,github.com/distribution/distribution/v3/cmd/registry,-ldflags '-s -w'); \
+	$(call go-build,pebble,0,pebble,github.com/letsencrypt/pebble/v2/cmd/pebble,-ldflags '-s -w'); \
+	$(call go-build,pebble,0,pebble-challtestsrv,github.com/letsencrypt/pebble/v2/cmd/pebble-challtestsrv,-ldflags '-s -w'))
 
 # Base images for tests and for a release, made once; "bulwark bases make" does the same on a server. Prints their directory;
 # with ARCHIVE=DIR it writes them into one file there, for "bulwark bases add".

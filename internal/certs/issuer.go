@@ -1,0 +1,243 @@
+package certs
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"net/url"
+	"path"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/caddyserver/certmagic"
+	"github.com/mholt/acmez/v3"
+	"github.com/mholt/acmez/v3/acme"
+
+	"github.com/bulwark-paas/bulwark"
+	"github.com/bulwark-paas/bulwark/internal/certs/certsapi"
+)
+
+// issuer is a certificate authority with our account there. It implements [certmagic.Issuer] with acmez, since certmagic's own opens
+// listeners for challenges, and here the edge answers them.
+type issuer struct {
+	at     certsapi.Authority
+	email  string
+	key    string
+	client *acmez.Client
+	kept   certmagic.Storage
+
+	mu      sync.Mutex    // held while the account is made; guards account
+	account *acme.Account // nil until it was needed
+}
+
+// agent is how we name ourselves to authorities (RFC 8555 §6.1).
+const agent = "Bulwark (https://bulwark.dev)"
+
+func newIssuer(at certsapi.Authority, email string, kept certmagic.Storage, solvers map[string]acmez.Solver) (*issuer, error) {
+	u, err := url.Parse(at.Directory)
+	if err != nil || u.Scheme != "https" || u.Host == "" {
+		return nil, bulwark.Invalid(fmt.Sprintf("%q is no address of a certificate authority.", at.Directory), "Give its directory as an https URL.")
+	}
+	t := &tls.Config{MinVersion: tls.VersionTLS12}
+	if len(at.Roots) > 0 {
+		t.RootCAs = x509.NewCertPool()
+		if !t.RootCAs.AppendCertsFromPEM(at.Roots) {
+			return nil, bulwark.Invalid("The roots for "+at.Directory+" are no certificates.", "Give them as PEM.")
+		}
+	}
+	// Two authorities on one host are two; so are two accounts with one.
+	sum := sha256.Sum256([]byte(at.Directory))
+	i := &issuer{at: at, email: email, kept: kept, key: u.Hostname() + "-" + hex.EncodeToString(sum[:6])}
+	i.client = &acmez.Client{Client: &acme.Client{Directory: at.Directory, UserAgent: agent, PollTimeout: 3 * time.Minute,
+		HTTPClient: &http.Client{Timeout: time.Minute, Transport: &http.Transport{TLSClientConfig: t, TLSHandshakeTimeout: 20 * time.Second,
+			ResponseHeaderTimeout: 40 * time.Second, MaxIdleConnsPerHost: 4, IdleConnTimeout: time.Minute, ForceAttemptHTTP2: true}}},
+		ChallengeSolvers: solvers}
+	return i, nil
+}
+
+// IssuerKey implements [certmagic.Issuer].
+func (i *issuer) IssuerKey() string { return i.key }
+
+// Issue implements [certmagic.Issuer].
+func (i *issuer) Issue(ctx context.Context, csr *x509.CertificateRequest) (*certmagic.IssuedCertificate, error) {
+	replaces := i.current(ctx, csr)
+	known := true
+	for {
+		account, err := i.ours(ctx)
+		if err != nil {
+			return nil, err
+		}
+		params, err := acmez.OrderParametersFromCSR(*account, csr)
+		if err != nil {
+			return nil, err
+		}
+		params.Replaces = replaces
+		chains, err := i.client.ObtainCertificate(ctx, params)
+		p, _ := errors.AsType[acme.Problem](err)
+		switch {
+		case err == nil && len(chains) > 0:
+			return &certmagic.IssuedCertificate{Certificate: chains[0].ChainPEM, Metadata: chains[0]}, nil
+		case err == nil:
+			return nil, errors.New("certs: the authority sent no certificate")
+		case p.Type == acme.ProblemTypeAccountDoesNotExist && known:
+			known = false
+			i.forget() // the authority begins anew; our key is as good as before
+		case replaces != nil && (p.Type == acme.ProblemTypeAlreadyReplaced || p.Type == acme.ProblemTypeMalformed):
+			replaces = nil // it does not know the one before, or gave another for it; that is no reason to have none
+		default:
+			return nil, err
+		}
+	}
+}
+
+// current is the certificate that a new one will replace (RFC 9773 §5), nil if there is none of this authority's.
+func (i *issuer) current(ctx context.Context, csr *x509.CertificateRequest) *x509.Certificate {
+	if len(csr.DNSNames) != 1 {
+		return nil
+	}
+	b, err := i.kept.Load(ctx, certmagic.StorageKeys.SiteCert(i.key, csr.DNSNames[0]))
+	if err != nil {
+		return nil
+	}
+	block, _ := pem.Decode(b)
+	if block == nil {
+		return nil
+	}
+	c, err := x509.ParseCertificate(block.Bytes)
+	if err != nil || len(c.AuthorityKeyId) == 0 {
+		return nil
+	}
+	return c
+}
+
+// GetRenewalInfo implements [certmagic.RenewalInfoGetter] (RFC 9773).
+func (i *issuer) GetRenewalInfo(ctx context.Context, cert certmagic.Certificate) (acme.RenewalInfo, error) {
+	return i.client.GetRenewalInfo(ctx, cert.Leaf)
+}
+
+// Where an account is kept: its key first, so that a registration which was cut off is found again by the authority.
+func (i *issuer) keyAt() string     { return path.Join("accounts", i.key, "account.key") }
+func (i *issuer) accountAt() string { return path.Join("accounts", i.key, "account.json") }
+
+// ours is our account with the authority, made if there is none.
+func (i *issuer) ours(ctx context.Context) (*acme.Account, error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.account != nil {
+		return i.account, nil
+	}
+	key, err := i.accountKey(ctx)
+	if err != nil {
+		return nil, err
+	}
+	a := acme.Account{PrivateKey: key}
+	b, err := i.kept.Load(ctx, i.accountAt())
+	if err == nil {
+		if err := json.Unmarshal(b, &a); err == nil && a.Location != "" {
+			a.PrivateKey = key
+			i.account = &a
+			return i.account, nil
+		}
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	return i.register(ctx, key)
+}
+
+// register makes the account, or finds it by its key. The caller holds mu.
+func (i *issuer) register(ctx context.Context, key crypto.Signer) (*acme.Account, error) {
+	a := acme.Account{TermsOfServiceAgreed: true, PrivateKey: key}
+	if i.email != "" {
+		a.Contact = []string{"mailto:" + i.email}
+	}
+	if e := i.at.EAB; e != nil {
+		if err := a.SetExternalAccountBinding(ctx, i.client.Client, acme.EAB{KeyID: e.KeyID, MACKey: e.MACKey}); err != nil {
+			return nil, err
+		}
+	}
+	made, err := i.client.NewAccount(ctx, a)
+	if err != nil {
+		return nil, err
+	}
+	made.PrivateKey = key
+	b, err := json.Marshal(made)
+	if err != nil {
+		return nil, err
+	}
+	if err := i.kept.Store(ctx, i.accountAt(), b); err != nil {
+		return nil, err
+	}
+	i.account = &made
+	return i.account, nil
+}
+
+func (i *issuer) forget() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.account = nil
+	_ = i.kept.Delete(context.Background(), i.accountAt()) // the next registration writes over it
+}
+
+// accountKey reads the account's key or makes one.
+func (i *issuer) accountKey(ctx context.Context) (crypto.Signer, error) {
+	b, err := i.kept.Load(ctx, i.keyAt())
+	if errors.Is(err, fs.ErrNotExist) {
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			return nil, err
+		}
+		der, err := x509.MarshalPKCS8PrivateKey(key)
+		if err != nil {
+			return nil, err
+		}
+		return key, i.kept.Store(ctx, i.keyAt(), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+	}
+	if err != nil {
+		return nil, err
+	}
+	block, _ := pem.Decode(b)
+	if block == nil {
+		return nil, errors.New("certs: the account's key is not PEM")
+	}
+	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if err != nil {
+		return nil, err
+	}
+	signer, ok := key.(crypto.Signer)
+	if !ok {
+		return nil, errors.New("certs: the account's key cannot sign")
+	}
+	return signer, nil
+}
+
+// sentence is why an authority refused, in words for people.
+func sentence(err error) string {
+	p, ok := errors.AsType[acme.Problem](err)
+	if !ok {
+		return err.Error()
+	}
+	s := strings.TrimPrefix(p.Type, acme.ProblemTypeNamespace) + ": " + p.Detail
+	for _, sub := range p.Subproblems {
+		s += "; " + sub.Detail
+	}
+	return s
+}
+
+// limited tells that an authority wants to be left alone for longer.
+func limited(err error) bool {
+	p, ok := errors.AsType[acme.Problem](err)
+	return ok && p.Type == acme.ProblemTypeRateLimited
+}
