@@ -23,6 +23,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/rogpeppe/go-internal/txtar"
 
+	"github.com/bulwark-paas/bulwark/internal/certs/acmetest"
 	"github.com/bulwark-paas/bulwark/internal/supervise"
 )
 
@@ -84,6 +85,7 @@ func commands() map[string]func(*testscript.TestScript, bool, []string) {
 		"gone": gone, "many": many, "waiting": waiting, "settled": settled, "stopped": stopped, "restart": restart, "registry": registry, "image": image, "torn": torn, "history": history, "failing": failing, "confined": confined,
 		"older": older, "leaf": leaf, "resign": resign,
 		"cutstarts": cutStarts, "owned": owned, "hostileserver": hostileServer, "hostileedge": hostileEdge, "hostiledial": hostileDial, "hostilehelper": hostileHelper,
+		"authority": authority, "issued": issuedFor,
 	}
 }
 
@@ -93,6 +95,7 @@ type story struct {
 	here  map[string]*installation
 	loads map[string]*load
 	work  string
+	ca    *acmetest.CA // a certificate authority that looks at this story's installation
 
 	outside outside // what the story has on the internet
 

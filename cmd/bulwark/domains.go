@@ -16,7 +16,7 @@ import (
 func (c *cli) domainsCommand() *cobra.Command {
 	add := c.forApp(command("add HOST", "Claim a host name for an app", "  $ bulwark domains add shop.example.org", exactly(1, "a host name"),
 		func(ctx context.Context, args []string) error {
-			return c.domain(ctx, args[0], statement.KindDomainAdd, "%s answers to %s now. Point its DNS record at the server.")
+			return c.domain(ctx, args[0], statement.KindDomainAdd, "%s answers to %s now. Point its DNS record at the server; bulwark certs shows how its certificate stands.")
 		}))
 	remove := c.forApp(command("remove HOST", "Give a host name up", "  $ bulwark domains remove shop.example.org", exactly(1, "a host name"),
 		func(ctx context.Context, args []string) error {

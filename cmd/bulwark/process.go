@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -17,8 +18,11 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/bulwark-paas/bulwark"
+	"github.com/bulwark-paas/bulwark/internal/certs"
+	"github.com/bulwark-paas/bulwark/internal/certs/certsapi"
 	"github.com/bulwark-paas/bulwark/internal/dial"
 	"github.com/bulwark-paas/bulwark/internal/edge"
+	"github.com/bulwark-paas/bulwark/internal/edge/edgecontrol"
 	"github.com/bulwark-paas/bulwark/internal/egress"
 	"github.com/bulwark-paas/bulwark/internal/fdpass"
 	"github.com/bulwark-paas/bulwark/internal/install"
@@ -51,7 +55,7 @@ func processCommand(e *env) *cobra.Command {
 		Hidden: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			run, ok := map[string]func(context.Context, *child) error{
-				"containerd": runContainerd, "node": runNode, "dial": runDial, "egress": runEgress, "resolver": runResolver,
+				"containerd": runContainerd, "node": runNode, "dial": runDial, "egress": runEgress, "resolver": runResolver, "certs": runCerts,
 				"server": runServer, "edge": runEdge, "posture": runPosture,
 			}[args[0]]
 			if !ok {
@@ -142,6 +146,14 @@ func runNode(ctx context.Context, c *child) error {
 	if err != nil {
 		return err
 	}
+	fromCerts, err := c.listener("certs")
+	if err != nil {
+		return err
+	}
+	issuers, err := acmeAuthorities(i)
+	if err != nil {
+		return err
+	}
 	var tools node.Toolchains
 	if err := readJSON(toolchainsFile(i), &tools); err != nil {
 		return err
@@ -152,13 +164,13 @@ func runNode(ctx context.Context, c *child) error {
 		Dir:   i.NodeDir(), RunDir: i.RunDir(), BuildDir: i.BuildDir(), LogDir: filepath.Join(i.LogDir(), "instances"),
 		Recovery: filepath.Join(i.Root, "RECOVERY-KEY.txt"), EngineBin: i.EngineBin, Libexec: libexec, Bases: i.Bases,
 		CA: authorities(os.Getenv("SSL_CERT_FILE")), Router: i.RouterNamespacePath(),
-		Leaving: network.Leaving{Table: i.HostTable(), Egress: i.User(install.Egress), Names: i.User(install.Resolver),
+		Leaving: network.Leaving{Table: i.HostTable(), Egress: i.User(install.Egress), Names: i.User(install.Resolver), Certs: i.User(install.Certs),
 			Platform: slices.Sorted(maps.Values(i.Declared()))}, Cgroup: "/" + i.CgroupName(), BuildCgroup: "/" + i.BuildCgroupName(),
 		Sockets: node.Sockets{Containerd: i.Socket(install.ContainerdSocket), Dial: i.Socket(install.DialNode),
 			Egress: i.Socket(install.EgressControl), Resolver: i.Socket(install.ResolverControl), EdgeCerts: i.Socket(install.EdgeCerts)},
 		Workers: cell.UserRange{First: i.User(install.Workers), Count: install.WorkerCount}, BuildDisk: int64(i.BuildDisk) * 1e6, Grace: i.Grace.Duration(),
 		KeyAge: i.KeyAge, Block: func(n uint32) (uint32, error) { r, err := i.Block(n); return r.Base, err },
-		Restored: c.files, Keeper: c.notifier,
+		Restored: c.files, Keeper: c.notifier, Certs: node.CertsConfig{Listener: fromCerts, UID: i.User(install.Certs), Authorities: issuers, Email: i.ACME.Email},
 		Toolchains: tools, SSHHostKey: hostKeyFile(i), PostureKey: filepath.Join(i.PostureDir(), posture.PublicKeyFile), Log: c.log,
 	}, c.ready)
 }
@@ -241,6 +253,40 @@ func runResolver(ctx context.Context, c *child) error {
 	return resolver.Run(ctx, resolver.Config{Control: l, NodeUID: 0, Log: c.log})
 }
 
+// acmeAuthorities are the certificate authorities that the operator chose.
+func acmeAuthorities(i *install.Installation) ([]certsapi.Authority, error) {
+	if i.ACME.Directories == "" { // made before there was a choice
+		i.ACME.Directories = install.DefaultAuthority
+	}
+	all, err := install.ParseAuthorities(i.ACME.Directories)
+	if err != nil {
+		return nil, err
+	}
+	var roots []byte
+	if i.ACME.Roots != "" {
+		if roots, err = os.ReadFile(i.ACME.Roots); err != nil {
+			return nil, err
+		}
+	}
+	var out []certsapi.Authority
+	for _, d := range all {
+		out = append(out, certsapi.Authority{Directory: d, Roots: roots})
+	}
+	return out, nil
+}
+
+func runCerts(ctx context.Context, c *child) error {
+	if _, err := x509.SystemCertPool(); err != nil { // read while it can be, wherever it is
+		c.log.Warn("whom this host trusts cannot be read", "error", err)
+	}
+	if err := certs.Harden(); err != nil {
+		return err
+	}
+	toEdge := edgecontrol.New(c.inst.Socket(install.EdgeIssued))
+	defer toEdge.Close()
+	return certs.Run(ctx, certs.Config{Node: c.inst.Socket(install.NodeCerts), Edge: toEdge, Log: c.log}, c.ready)
+}
+
 func runServer(ctx context.Context, c *child) error {
 	i := c.inst
 	api, err := c.listener("api")
@@ -271,13 +317,13 @@ func runEdge(ctx context.Context, c *child) error {
 			return err
 		}
 	}
-	for name, dst := range map[string]**net.UnixListener{"control": &cfg.Control, "certs": &cfg.Certs, "dial": &cfg.Dial} {
+	for name, dst := range map[string]**net.UnixListener{"control": &cfg.Control, "certs": &cfg.Certs, "issued": &cfg.Issued, "dial": &cfg.Dial} {
 		if *dst, err = c.unixListener(name); err != nil {
 			return err
 		}
 	}
 	i := c.inst
-	cfg.ServerUID, cfg.NodeUID, cfg.DialUID = i.User(install.Server), 0, i.User(install.Dial)
+	cfg.ServerUID, cfg.NodeUID, cfg.DialUID, cfg.CertsUID = i.User(install.Server), 0, i.User(install.Dial), i.User(install.Certs)
 	cfg.Restored, cfg.Logger = c.files, c.log
 	cfg.AccessLog = io.Writer(os.Stdout) // the supervisor keeps it, bounded
 	if c.notifier != nil {

@@ -50,6 +50,8 @@ type Installation struct {
 	Probes Probes `json:"probes,omitempty"`
 	// Grace is how long an app that was destroyed can be brought back.
 	Grace Grace `json:"grace,omitempty"`
+	// ACME says who issues certificates for claimed host names.
+	ACME ACME `json:"acme,omitzero"`
 }
 
 // Grace is a time from 0 to MaxGrace, as time.ParseDuration reads it; empty means DefaultGrace. It is text, so that "not said"
@@ -147,6 +149,7 @@ type Options struct {
 	KeyAge    time.Duration
 	Probes    Probes
 	Grace     Grace
+	ACME      ACME
 	// Etc replaces /etc as the place of subuid, subgid, passwd and group: for tests, and for building an image.
 	Etc string
 }
@@ -259,6 +262,9 @@ func (i *Installation) merge(opt Options) error {
 	set(&i.KeyAge, opt.KeyAge, 0)
 	set(&i.Probes, opt.Probes, ProbesOnSchedule)
 	set(&i.Grace, opt.Grace, Grace(DefaultGrace.String()))
+	set(&i.ACME.Directories, opt.ACME.Directories, DefaultAuthority)
+	set(&i.ACME.Email, opt.ACME.Email, "")
+	set(&i.ACME.Roots, opt.ACME.Roots, "")
 	set(&i.Ports.HTTP, opt.Ports.HTTP, 80)
 	set(&i.Ports.HTTPS, opt.Ports.HTTPS, 443)
 	set(&i.Ports.API, opt.Ports.API, 8443)
@@ -290,6 +296,11 @@ func (i *Installation) valid() error {
 	}
 	for _, dir := range []string{i.EngineBin, i.Bases} {
 		if err := checkPath(dir); err != nil {
+			return err
+		}
+	}
+	if i.ACME != (ACME{}) {
+		if err := i.ACME.check(); err != nil {
 			return err
 		}
 	}

@@ -26,6 +26,8 @@ const (
 	SupervisorSocket Socket = "supervisor"
 	EdgeControl      Socket = "edge-control"
 	EdgeCerts        Socket = "edge-certs"
+	EdgeIssued       Socket = "edge-issued"
+	NodeCerts        Socket = "node-certs"
 	EdgeDial         Socket = "edge-dial"
 	NodeVerbs        Socket = "node-verbs"
 	DialNode         Socket = "dial-node"
@@ -37,7 +39,7 @@ const (
 
 // Processes are the names of the processes that the supervisor runs, in the order of their start.
 func Processes() []string {
-	return []string{"containerd", "node", "dial", "egress", "resolver", "server", "edge", "posture"}
+	return []string{"containerd", "node", "dial", "egress", "resolver", "certs", "server", "edge", "posture"}
 }
 
 // Table is the layout of an installation.
@@ -69,7 +71,9 @@ func (i *Installation) Layout() Table {
 	for s, owner := range map[Socket]uint32{
 		SupervisorSocket: 0,
 		EdgeControl:      i.User(Server),
-		EdgeCerts:        0, // the node, until there is a certs process
+		EdgeCerts:        0,
+		EdgeIssued:       i.User(Certs),
+		NodeCerts:        i.User(Certs),
 		EdgeDial:         i.User(Dial),
 		NodeVerbs:        i.User(Server),
 		DialNode:         0,

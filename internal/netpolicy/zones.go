@@ -19,10 +19,13 @@ const (
 	Build    Zone = "build"    // a builder; each build's is another
 	Egress   Zone = "egress"   // the process that connects for instances and builders
 	Names    Zone = "names"    // the resolver
+	Certs    Zone = "certs"    // the process that asks certificate authorities
 )
 
 // Zones returns all of them.
-func Zones() []Zone { return []Zone{Outside, Internet, Edge, Control, Run, Build, Egress, Names} }
+func Zones() []Zone {
+	return []Zone{Outside, Internet, Edge, Control, Run, Build, Egress, Names, Certs}
+}
 
 // Proto is how a flow goes.
 type Proto string
@@ -57,6 +60,9 @@ func Flows() []Flow {
 		{Egress, Internet, TCP, 53, "the same"},
 		{Names, Internet, UDP, 53, "the host's own resolvers alone, by rules on the host"},
 		{Names, Internet, TCP, 53, "the same"},
+		{Certs, Internet, TCP, 0, "certificate authorities; an address that is not public only if the operator's authority is there, by rules on the host"},
+		{Certs, Internet, UDP, 53, "the host's own resolvers, for the authorities' names"},
+		{Certs, Internet, TCP, 53, "the same"},
 	}
 }
 

@@ -221,6 +221,9 @@ func (n *Node) publish(ctx context.Context) {
 		if err == nil {
 			certs, err = n.authority.all(hosts)
 		}
+		if err == nil {
+			err = n.orderCertificates(hosts)
+		}
 		// An edge that was replaced has them from its predecessor; one that lost them gets them within half a minute.
 		var body []byte
 		if err == nil {

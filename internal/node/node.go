@@ -34,6 +34,7 @@ import (
 	"github.com/bulwark-paas/bulwark/internal/netpolicy"
 	"github.com/bulwark-paas/bulwark/internal/node/applogs"
 	"github.com/bulwark-paas/bulwark/internal/node/cell"
+	"github.com/bulwark-paas/bulwark/internal/node/certkeep"
 	"github.com/bulwark-paas/bulwark/internal/node/files"
 	"github.com/bulwark-paas/bulwark/internal/node/images"
 	"github.com/bulwark-paas/bulwark/internal/node/ledger"
@@ -77,6 +78,7 @@ type Config struct {
 	Keeper     network.Keeper
 	SSHHostKey string // file with the git server's public host key, written by the server
 	PostureKey string // file with the prober's public key, written by the prober, who is root
+	Certs      CertsConfig
 	Log        *slog.Logger
 }
 
@@ -104,6 +106,7 @@ type Node struct {
 	instances *instances
 	builds    *builds
 	authority *authority
+	certs     *certkeep.Keeper
 	outward   *outward
 	graced    chan struct{} // an app was destroyed, so there is a grace to wait for
 }
@@ -117,6 +120,8 @@ func Run(ctx context.Context, c Config, ready func()) error {
 	defer n.ledger.Close()
 	go n.instances.dial.keep(ctx)
 	go n.follow(ctx)
+	defer n.certs.Close()
+	go n.serveCerts(ctx)
 	go n.publish(ctx)
 	go n.outward.run(ctx)
 	go n.tidy(ctx)
@@ -137,6 +142,9 @@ func open(ctx context.Context, c Config) (*Node, error) {
 	}
 	n := &Node{config: c, keys: keys, ledger: l, graced: make(chan struct{}, 1)}
 	if n.authority, err = openAuthority(filepath.Join(c.Dir, "keys"), c.Domain); err != nil {
+		return nil, err
+	}
+	if err := n.openCerts(ctx); err != nil {
 		return nil, err
 	}
 	cells := &cell.Cells{Launcher: filepath.Join(c.Libexec, "bulwark-cell"), Cgroup: c.Cgroup, Users: c.Workers}
@@ -200,7 +208,7 @@ func (n *Node) openInstances(ctx context.Context, store *images.Store, engine *c
 	if err != nil {
 		return err
 	}
-	n.outward = &outward{ledger: n.ledger, instances: n.instances, router: router, sockets: sockets, leaving: c.Leaving,
+	n.outward = &outward{ledger: n.ledger, instances: n.instances, router: router, sockets: sockets, leaving: c.Leaving, authorities: c.Certs.Authorities,
 		packages: func(ctx context.Context) ([]netpolicy.Rule, error) { return n.builds.rules(ctx) }, egress: c.Sockets.Egress,
 		resolver: c.Sockets.Resolver, domain: c.Domain, log: c.Log, named: map[bulwark.AppID]map[netip.Addr]namedAddress{}}
 	n.instances.openWay = n.outward.apply

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/bulwark-paas/bulwark"
+	"github.com/bulwark-paas/bulwark/internal/certs/certsapi"
 	"github.com/bulwark-paas/bulwark/internal/egress"
 	"github.com/bulwark-paas/bulwark/internal/netpolicy"
 	"github.com/bulwark-paas/bulwark/internal/node/ledger"
@@ -29,10 +30,13 @@ type outward struct {
 	sockets   *network.Sockets
 	leaving   network.Leaving // of it: whose rules they are
 	packages  func(context.Context) ([]netpolicy.Rule, error)
-	egress    string // sockets of the processes
-	resolver  string
-	domain    bulwark.HostName
-	log       *slog.Logger
+	// authorities are those that the certs process asks, places is where.
+	authorities []certsapi.Authority
+	places      authorityPlaces
+	egress      string // sockets of the processes
+	resolver    string
+	domain      bulwark.HostName
+	log         *slog.Logger
 
 	mu    sync.Mutex // guards what follows; held while a picture is put into force
 	named map[bulwark.AppID]map[netip.Addr]namedAddress
@@ -228,6 +232,7 @@ func (o *outward) builders(ctx context.Context) (network.Leaving, error) {
 		// Without a name nothing is reached by name; what is asked for by address goes on.
 		o.log.Debug("the host's resolvers cannot be read", "error", err)
 	}
+	l.Authorities = o.places.closed(ctx, o.authorities, l.Connected)
 	rules, err := o.packages(ctx)
 	if err != nil {
 		return l, err

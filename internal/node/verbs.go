@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bulwark-paas/bulwark"
+	"github.com/bulwark-paas/bulwark/internal/certs/certsapi"
 	"github.com/bulwark-paas/bulwark/internal/instance/driver"
 	"github.com/bulwark-paas/bulwark/internal/node/ledger"
 	"github.com/bulwark-paas/bulwark/internal/node/nodeapi"
@@ -158,6 +159,10 @@ func (n *Node) routes() http.Handler {
 			return nil, err
 		}
 		return &nodeapi.Promoted{App: in.App, Generation: app.Promoted}, nil
+	})
+	verb(n, mux, "certificates", func(context.Context, struct{}) (*[]certsapi.Status, error) {
+		all := n.certs.Status()
+		return &all, nil
 	})
 	verb(n, mux, "opened", func(ctx context.Context, _ struct{}) (*nodeapi.Opened, error) { return n.outward.opened(ctx) })
 	verb(n, mux, "running", n.running)

@@ -199,6 +199,7 @@ func (w *World) fromProcesses(ctx context.Context, r *Record) error {
 	rows := map[netpolicy.Zone]func(f func() error) error{
 		netpolicy.Egress: func(f func() error) error { return as(i.User(install.Egress), f) },
 		netpolicy.Names:  func(f func() error) error { return as(i.User(install.Resolver), f) },
+		netpolicy.Certs:  func(f func() error) error { return as(i.User(install.Certs), f) },
 	}
 	for zone, process := range map[netpolicy.Zone]string{netpolicy.Edge: "edge", netpolicy.Control: "server"} {
 		ns, err := os.Open(netnsOf(pids[process])) // held: a process that ends meanwhile must not look like one that reaches nothing
@@ -270,7 +271,7 @@ const stranger = 65534
 func (w *World) betweenProcesses(r *Record) error {
 	i := w.Installation
 	users := map[string]uint32{"server": i.User(install.Server), "edge": i.User(install.Edge), "dial": i.User(install.Dial), "egress": i.User(install.Egress),
-		"resolver": i.User(install.Resolver), "a stranger": stranger}
+		"resolver": i.User(install.Resolver), "certs": i.User(install.Certs), "a stranger": stranger}
 	allowed := 0
 	for _, e := range i.Layout() {
 		if e.Mode&fs.ModeSocket == 0 {

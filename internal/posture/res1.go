@@ -36,7 +36,7 @@ const (
 var mortal = []struct {
 	name   string
 	stores bool
-}{{"egress", false}, {"resolver", false}, {"dial", false}, {"containerd", false}, {"node", true}, {"server", true}}
+}{{"egress", false}, {"resolver", false}, {"certs", false}, {"dial", false}, {"containerd", false}, {"node", true}, {"server", true}}
 
 func probeRES1(ctx context.Context, w *World, r *Record) (err error) {
 	app, err := w.Person.Model(ctx, w.Scratch)

@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"net"
 	"runtime"
+	"slices"
 	"syscall"
 	"unsafe"
 
@@ -58,13 +59,13 @@ func Enter(p Policy) error {
 }
 
 // EnterConnecting is Enter for a process that opens connections of its own and looks up names as the host does: no
-// capability, no file but those that say how the host is connected, and of sockets those of Connecting.
-func EnterConnecting() error {
+// capability, no file but those that say how the host is connected, and of sockets those of Connecting; more are further calls.
+func EnterConnecting(more ...Rule) error {
 	// Go finds out once which families the host has, by sockets and names that are refused later.
 	if l, err := net.ListenPacket("udp", ":0"); err == nil {
 		l.Close()
 	}
-	return Enter(Policy{Network: Network{Connect: true}, Read: hostNetwork(), Rules: append(Connecting(), Serving()...)})
+	return Enter(Policy{Network: Network{Connect: true}, Read: hostNetwork(), Rules: slices.Concat(more, Connecting(), Serving())})
 }
 
 // NoNewPrivileges makes sure that no later execve can gain anything.

@@ -85,6 +85,7 @@ func (s *Server) endpoints(a *api.API) {
 	api.Register(a, api.Op{ID: "set-registry", Method: post, Path: "/registries", Summary: "Allow or remove a host for builds by a statement", Action: access.ManageRegistries}, s.setRegistry)
 	api.Register(a, api.Op{ID: "create-app", Method: post, Path: "/apps", Summary: "Create an app", Action: access.CreateApp}, s.createApp)
 	api.Register(a, api.Op{ID: "list-apps", Method: get, Path: "/apps", Summary: "List apps", Action: access.ListApps}, s.listApps)
+	api.Register(a, api.Op{ID: "list-certificates", Method: get, Path: "/certificates", Summary: "How the certificates of claimed host names stand", Action: access.ListApps}, s.listCertificates)
 	api.Register(a, api.Op{ID: "get-app", Method: get, Path: "/apps/{app}", Summary: "One app", Action: access.ReadApp}, s.getApp)
 	api.Register(a, api.Op{ID: "destroy-app", Method: post, Path: "/apps/{app}/destroy", Summary: "Destroy an app", Action: access.DestroyApp}, s.destroyApp)
 	api.Register(a, api.Op{ID: "restore-app", Method: post, Path: "/apps/{app}/restore", Summary: "Bring a destroyed app back", Action: access.RestoreApp}, s.restoreApp)

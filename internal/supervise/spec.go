@@ -110,7 +110,7 @@ func orElse(d, def time.Duration) time.Duration {
 
 // Extra is what the environment of `bulwark up` adds to the table; only cmd reads the environment.
 type Extra struct {
-	SSLCertFile string // for the processes that talk to the internet on their own account: node, egress
+	SSLCertFile string // for the processes that talk to the internet on their own account: node, egress, certs
 }
 
 // Table returns the processes of an installation, in the order of their start. All sockets are made before any process
@@ -141,7 +141,7 @@ func Table(inst *install.Installation, x Extra) []Spec {
 		// the answer is an error, and the question is asked again at each start of an instance.
 		{Name: "containerd", Privileged: true, Keep: true, Grace: 10 * time.Second, Env: []string{"PATH=" + inst.EngineBin}},
 		{Name: "node", Privileged: true, Keep: true, Env: certs, Store: 32, Grace: 30 * time.Second,
-			Listeners: []Listener{unixSocket("verbs", install.NodeVerbs)}},
+			Listeners: []Listener{unixSocket("verbs", install.NodeVerbs), unixSocket("certs", install.NodeCerts)}},
 		// dial enters network namespaces, which takes CAP_SYS_ADMIN, and has nothing else. Its store holds one
 		// namespace per instance; a process can be handed 1024 descriptors in all (fdpass).
 		{Name: "dial", Apart: true, User: inst.User(install.Dial), Caps: []uintptr{unix.CAP_SYS_ADMIN}, Threads: 512, Store: 1000,
@@ -150,13 +150,15 @@ func Table(inst *install.Installation, x Extra) []Spec {
 			Listeners: []Listener{packets("control", install.EgressControl)}},
 		{Name: "resolver", User: inst.User(install.Resolver), Threads: 512, Store: 256,
 			Listeners: []Listener{packets("control", install.ResolverControl)}},
+		// It connects to authorities and listens nowhere.
+		{Name: "certs", User: inst.User(install.Certs), Threads: 512, Env: certs},
 		{Name: "server", Apart: true, User: inst.User(install.Server), Threads: 4096, Store: 16, Grace: 30 * time.Second,
 			Listeners: []Listener{operator("api", "--api-port", inst.Ports.API), operator("ssh", "--ssh-port", inst.Ports.SSH)}},
 		// The edge drains for up to 30 s.
 		{Name: "edge", Apart: true, Prompt: true, User: inst.User(install.Edge), Threads: 1024, Store: 16, Overlap: true, Grace: 40 * time.Second,
 			Listeners: []Listener{
 				public("https", "--https-port", inst.Ports.HTTPS), public("http", "--http-port", inst.Ports.HTTP),
-				unixSocket("control", install.EdgeControl), unixSocket("certs", install.EdgeCerts), packets("dial", install.EdgeDial),
+				unixSocket("control", install.EdgeControl), unixSocket("certs", install.EdgeCerts), unixSocket("issued", install.EdgeIssued), packets("dial", install.EdgeDial),
 			}},
 		// The prober looks at every process's effective settings and into every namespace.
 		{Name: "posture", Privileged: true, Env: certs, Grace: 20 * time.Second,

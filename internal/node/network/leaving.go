@@ -11,17 +11,20 @@ import (
 	"github.com/bulwark-paas/bulwark/internal/netpolicy"
 )
 
-// Leaving is what the two processes that connect for others may reach from the host's own network. They check each
-// connection themselves; this holds when one of them does not any more.
+// Leaving is what the processes that connect on their own account, or for others, may reach from the host's own network. They check each
+// connection themselves, or have no reason to make others; this holds when one of them is owned.
 type Leaving struct {
 	Table     string         // the rules' name on the host, which is the installation's own
 	Egress    uint32         // user id of the egress process
 	Names     uint32         // user id of the resolver
+	Certs     uint32         // user id of the certs process
 	Resolvers []netip.Addr   // the host's own resolvers
 	Connected []netip.Prefix // what the host itself is part of
 	Platform  []uint16       // the platform's own ports, to which no name leads, whatever it is for
 	Open      []Opened       // closed addresses that somebody opened as addresses
-	Ports     []uint16       // ports on which a name that somebody opened may lead to an inner address; 0 means any
+	// Authorities are where the operator's certificate authorities are, as far as that is not the internet.
+	Authorities []netip.AddrPort
+	Ports       []uint16 // ports on which a name that somebody opened may lead to an inner address; 0 means any
 }
 
 // Opened is a range with a port, 0 for any.
@@ -35,7 +38,7 @@ func (o Opened) within(other Opened) bool {
 	return other.Port == o.Port && other.To.Bits() < o.To.Bits() && other.To.Masked().Contains(o.To.Addr())
 }
 
-// Rules returns the whole of it, a pure function. It is about the packets of two users and says nothing of anybody else's, so
+// Rules returns the whole of it, a pure function. It is about the packets of three users and says nothing of anybody else's, so
 // what else the host has in rules stays as it is and counts as before.
 func (l Leaving) Rules() string {
 	var b strings.Builder
@@ -68,6 +71,14 @@ func (l Leaving) Rules() string {
 				ported = append(ported, fmt.Sprintf("%s . %d", o.To.Masked(), o.Port))
 			}
 		}
+		var authorities []string
+		for _, a := range l.Authorities {
+			if a.Addr().Is4() == f.four {
+				authorities = append(authorities, fmt.Sprintf("%s . %d", a.Addr(), a.Port()))
+			}
+		}
+		slices.Sort(authorities)
+		writeSet(&b, "authorities"+f.kind, addr+" . inet_service", slices.Compact(authorities))
 		writeSet(&b, "resolvers"+f.kind, addr, resolvers)
 		writeSet(&b, "open"+f.kind, addr+" . inet_service; flags interval", ported)
 		writeSet(&b, "whole"+f.kind, addr+"; flags interval; auto-merge", prefixes(of(whole)))
@@ -90,13 +101,14 @@ func (l Leaving) Rules() string {
 		"\ttype filter hook output priority filter; policy accept;",
 		fmt.Sprintf("\tmeta skuid %d goto egress", l.Egress),
 		fmt.Sprintf("\tmeta skuid %d goto names", l.Names),
+		fmt.Sprintf("\tmeta skuid %d goto certs", l.Certs),
 		"}",
 		"chain refuse {",
 		"\tmeta l4proto tcp reject with tcp reset",
 		"\treject with icmpx admin-prohibited",
 		"}",
 	}
-	for _, from := range []netpolicy.Zone{netpolicy.Egress, netpolicy.Names} {
+	for _, from := range []netpolicy.Zone{netpolicy.Egress, netpolicy.Names, netpolicy.Certs} {
 		lines = append(lines, "chain "+string(from)+" {")
 		for _, r := range fromHost(from) {
 			lines = append(lines, "\t"+r)
@@ -110,7 +122,23 @@ func (l Leaving) Rules() string {
 	return b.String()
 }
 
-// fromHost are the rules of one of the two, made from the matrix of zones. A row of another kind cannot be put into force here, which is
+// opened are the rules by which one of them reaches what is closed to the others.
+func opened(from netpolicy.Zone) []string {
+	if from == netpolicy.Certs {
+		return []string{"ip daddr . tcp dport @authorities4 accept", "ip6 daddr . tcp dport @authorities6 accept"}
+	}
+	return []string{
+		"ip daddr . tcp dport @open4 accept",
+		"ip6 daddr . tcp dport @open6 accept",
+		"ip daddr @whole4 accept",
+		"ip6 daddr @whole6 accept",
+		"fib daddr type local tcp dport @platform goto refuse",
+		"ip daddr @inner4 tcp dport @ports accept",
+		"ip6 daddr @inner6 tcp dport @ports accept",
+	}
+}
+
+// fromHost are the rules of one of them, made from the matrix of zones. A row of another kind cannot be put into force here, which is
 // a mistake of ours.
 func fromHost(from netpolicy.Zone) []string {
 	var dns, rest []string
@@ -125,14 +153,9 @@ func fromHost(from netpolicy.Zone) []string {
 			rest = append(rest,
 				"meta l4proto != tcp goto refuse",
 				// A connection that was let begin goes on until the process ends it.
-				"tcp flags & (syn | ack) != syn accept",
-				"ip daddr . tcp dport @open4 accept",
-				"ip6 daddr . tcp dport @open6 accept",
-				"ip daddr @whole4 accept",
-				"ip6 daddr @whole6 accept",
-				"fib daddr type local tcp dport @platform goto refuse",
-				"ip daddr @inner4 tcp dport @ports accept",
-				"ip6 daddr @inner6 tcp dport @ports accept",
+				"tcp flags & (syn | ack) != syn accept")
+			rest = append(rest, opened(from)...)
+			rest = append(rest,
 				"ip daddr @closed4 goto refuse",
 				"ip6 daddr @closed6 goto refuse",
 				// The machine itself, by whatever address.

@@ -1,0 +1,29 @@
+package client
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"github.com/bulwark-paas/bulwark"
+)
+
+// Certificate is how the certificate of a claimed host name stands.
+type Certificate struct {
+	App       bulwark.AppName  `json:"app"`
+	Host      bulwark.HostName `json:"host"`
+	Stage     string           `json:"stage" doc:"waiting, issuing, issued, foreign (no public authority issues for such a name)"`
+	Issuer    string           `json:"issuer,omitempty" doc:"as the certificate names it"`
+	NotBefore time.Time        `json:"not_before,omitzero"`
+	NotAfter  time.Time        `json:"not_after,omitzero"`
+	RenewAt   time.Time        `json:"renew_at,omitzero" doc:"when it is renewed at the latest"`
+	Error     string           `json:"error,omitempty" doc:"of the last try, if it failed"`
+	Tried     time.Time        `json:"tried,omitzero"`
+	Next      time.Time        `json:"next,omitzero" doc:"when it is tried again"`
+	Failures  int              `json:"failures,omitempty"`
+}
+
+// Certificates returns how the certificates stand, of all apps that you may read.
+func (c *Client) Certificates(ctx context.Context) ([]Certificate, error) {
+	return ask[[]Certificate](ctx, c, http.MethodGet, "/certificates", nil)
+}

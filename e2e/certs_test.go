@@ -1,0 +1,97 @@
+package e2e
+
+import (
+	"bytes"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/bulwark-paas/bulwark/internal/certs/acmetest"
+)
+
+// authority starts a real certificate authority that looks whether a name is served by the story's installation, and says where it is:
+//
+//	authority start
+//	authority restart     it forgets everything
+//	authority stop
+func authority(ts *testscript.TestScript, _ bool, args []string) {
+	s := of(ts)
+	if len(args) != 1 {
+		ts.Fatalf("usage: authority start|restart|stop")
+	}
+	switch args[0] {
+	case "start":
+		dir := filepath.Join(s.on.dir, "authority")
+		ts.Check(os.Mkdir(dir, 0o700))
+		port := func(name string) uint16 {
+			n, err := strconv.ParseUint(s.on.ports[name], 10, 16)
+			ts.Check(err)
+			return uint16(n)
+		}
+		ca, err := acmetest.Start(acmetest.Config{Dir: dir, HTTPPort: port("HTTP"), TLSPort: port("HTTPS"), NonceReject: 20})
+		ts.Check(err)
+		s.ca = ca
+		ts.Defer(func() { ca.Stop() })
+		roots := filepath.Join(s.on.dir, "authority-roots.pem")
+		ts.Check(os.WriteFile(roots, ca.Roots, 0o600))
+		ts.Setenv("CA_URL", ca.Directory)
+		ts.Setenv("CA_ROOTS", roots)
+	case "restart":
+		ts.Check(s.ca.Restart())
+	case "stop":
+		ts.Check(s.ca.Stop())
+	default:
+		ts.Fatalf("usage: authority start|restart|stop")
+	}
+}
+
+// issuedFor waits until the edge shows a certificate of the authority for a host, or looks that it shows none.
+func issuedFor(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 1 {
+		ts.Fatalf("usage: [!] issued HOST")
+	}
+	s := of(ts)
+	look := func() error {
+		root, err := s.ca.Root()
+		if err != nil {
+			return err
+		}
+		roots := x509.NewCertPool()
+		roots.AddCert(root)
+		c, err := tls.DialWithDialer(&net.Dialer{Timeout: 5 * time.Second}, "tcp", "127.0.0.1:"+s.on.ports["HTTPS"], &tls.Config{RootCAs: roots, ServerName: args[0]})
+		if err != nil {
+			return err
+		}
+		leaf := c.ConnectionState().PeerCertificates[0]
+		fmt.Fprintln(ts.Stdout(), leaf.SerialNumber)
+		return c.Close()
+	}
+	if neg {
+		if err := look(); err == nil {
+			ts.Fatalf("the authority's certificate is shown")
+		}
+		return
+	}
+	if err := poll(time.Minute, look); err != nil {
+		log, _ := os.ReadFile(s.ca.Log)
+		ts.Fatalf("%v\n%s", err, log[max(0, len(log)-4000):])
+	}
+	// Its key lies on no disk in the clear.
+	ts.Check(filepath.WalkDir(s.on.root, func(path string, d os.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() || filepath.Ext(path) != ".db" && filepath.Ext(path) != ".db-wal" {
+			return nil
+		}
+		if b, err := os.ReadFile(path); err == nil && bytes.Contains(b, []byte("PRIVATE KEY")) {
+			return errors.New("a private key is in " + path)
+		}
+		return nil
+	}))
+}

@@ -1,0 +1,65 @@
+package install
+
+import (
+	"fmt"
+	"net/url"
+	"os"
+	"strings"
+
+	"github.com/bulwark-paas/bulwark"
+)
+
+// ACME says which certificate authorities are asked, as text, so that "not said" and "none" are two things.
+type ACME struct {
+	Directories string `json:"directories,omitempty"` // URLs of directories with commas between them, in the order in which they are asked; or NoAuthority
+	Email       string `json:"email,omitempty"`       // where authorities write to
+	Roots       string `json:"roots,omitempty"`       // file with whom to trust when authorities are asked, if not whom the host trusts
+}
+
+// What there is for ACME.Directories.
+const (
+	DefaultAuthority = "https://acme-v02.api.letsencrypt.org/directory"
+	NoAuthority      = "none"
+)
+
+// maxAuthorities bounds how many authorities are asked one after the other.
+const maxAuthorities = 8
+
+// ParseAuthorities reads URLs of ACME directories with commas between them, or NoAuthority.
+func ParseAuthorities(s string) ([]string, error) {
+	if s == NoAuthority {
+		return nil, nil
+	}
+	all := strings.Split(s, ",")
+	for _, d := range all {
+		u, err := url.Parse(d)
+		if err != nil || u.Scheme != "https" || u.Hostname() == "" || u.User != nil || len(d) > 500 {
+			return nil, bulwark.Fail(bulwark.KindInvalid, fmt.Sprintf("%q is no certificate authority.", d),
+				"Give the https URL of its ACME directory, several with commas between them, or \"none\".", err)
+		}
+	}
+	if len(all) > maxAuthorities {
+		return nil, bulwark.Invalid(fmt.Sprintf("At most %d certificate authorities are asked.", maxAuthorities), "")
+	}
+	return all, nil
+}
+
+// check refuses what cannot be used.
+func (a ACME) check() error {
+	if _, err := ParseAuthorities(a.Directories); err != nil {
+		return err
+	}
+	if a.Email != "" && (strings.Count(a.Email, "@") != 1 || strings.ContainsAny(a.Email, " ,;<>\r\n\t") || len(a.Email) > 254) {
+		return bulwark.Invalid(fmt.Sprintf("%q is no mail address.", a.Email), "Give one like ops@example.org.")
+	}
+	if a.Roots == "" {
+		return nil
+	}
+	if err := checkPath(a.Roots); err != nil {
+		return err
+	}
+	if _, err := os.Stat(a.Roots); err != nil {
+		return bulwark.Fail(bulwark.KindInvalid, fmt.Sprintf("The file %s with whom to trust cannot be read.", a.Roots), "Give a file of certificates in PEM.", err)
+	}
+	return nil
+}
