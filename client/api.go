@@ -163,6 +163,8 @@ type Status struct {
 	Building  int    `json:"building"`
 	Node      string `json:"node" doc:"ok, or what is wrong with it"`
 	Edge      string `json:"edge"`
+	// Certificates is "ok", or which of the apps' host names have one that ends and is not renewed.
+	Certificates string `json:"certificates" doc:"ok, or which end before long"`
 }
 
 // Info needs nobody to be signed in. The node's word repeats the challenge, by which it is known to be of now; it may be

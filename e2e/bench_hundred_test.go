@@ -95,7 +95,7 @@ func (b *bench) hundredRoutes(on *installation, p *person, name func(int) string
 	for n := range *benchRuns {
 		host := fmt.Sprintf("host-%d.example.org", n)
 		began := time.Now()
-		if _, err := p.run("", "bulwark", "domains", "add", host, "--app", name(n)); err != nil {
+		if _, err := p.run("", "bulwark", "domains", "add", "--no-wait", host, "--app", name(n)); err != nil {
 			return err
 		}
 		command = append(command, ms(time.Since(began)))

@@ -40,11 +40,14 @@ func (c *cli) listCertificates(ctx context.Context, _ []string) error {
 	})
 }
 
+// stageForeign is the stage of a name for which no public authority is asked.
+const stageForeign = "foreign"
+
 // certificateNote says what matters of a certificate.
 func certificateNote(v client.Certificate) string {
 	day := func(t time.Time) string { return t.UTC().Format(time.DateOnly) }
 	switch {
-	case v.Stage == "foreign":
+	case v.Stage == stageForeign:
 		return "no public authority is asked for this name; it is served with a certificate of its own making"
 	case !v.NotAfter.IsZero() && v.Error != "":
 		return fmt.Sprintf("%s, until %s; renewal fails: %s", clean(v.Issuer), day(v.NotAfter), clean(v.Error))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -14,10 +15,11 @@ import (
 )
 
 func (c *cli) domainsCommand() *cobra.Command {
-	add := c.forApp(command("add HOST", "Claim a host name for an app", "  $ bulwark domains add shop.example.org", exactly(1, "a host name"),
-		func(ctx context.Context, args []string) error {
-			return c.domain(ctx, args[0], statement.KindDomainAdd, "%s answers to %s now. Point its DNS record at the server; bulwark certs shows how its certificate stands.")
-		}))
+	noWait := false
+	plain := command("add HOST", "Claim a host name for an app", "  $ bulwark domains add shop.example.org", exactly(1, "a host name"),
+		func(ctx context.Context, args []string) error { return c.addDomain(ctx, args[0], noWait) })
+	plain.Flags().BoolVar(&noWait, "no-wait", false, "do not wait for the certificate")
+	add := c.forApp(plain)
 	remove := c.forApp(command("remove HOST", "Give a host name up", "  $ bulwark domains remove shop.example.org", exactly(1, "a host name"),
 		func(ctx context.Context, args []string) error {
 			return c.domain(ctx, args[0], statement.KindDomainRemove, "%s no longer answers to %s.")
@@ -25,6 +27,75 @@ func (c *cli) domainsCommand() *cobra.Command {
 	ls := c.forApp(command("list", "List the host names of an app", "  $ bulwark domains list", exactly(0, ""), c.listDomains))
 	return c.forApp(group("domains", "Claim, give up and list host names", "  $ bulwark domains\n  $ bulwark domains add shop.example.org",
 		c.listDomains, add, remove, ls))
+}
+
+// addDomain claims a host name and waits for its certificate, or for why there is none yet.
+func (c *cli) addDomain(ctx context.Context, text string, noWait bool) error {
+	if err := c.domain(ctx, text, statement.KindDomainAdd, "%s answers to %s now. Point its DNS record at the server."); err != nil || noWait || c.json {
+		return err
+	}
+	host, err := netpolicy.ParseHost(text)
+	if err != nil {
+		return err
+	}
+	s, err := c.signedIn(ctx)
+	if err != nil {
+		return err
+	}
+	var v *client.Certificate
+	err = c.during("Waiting for the certificate of "+string(host), func() (err error) {
+		v, err = c.certified(ctx, s, host)
+		return err
+	})
+	switch {
+	case err != nil:
+		return err
+	case v == nil:
+		c.note("How its certificate stands is not known yet: see bulwark certs.")
+	case v.NotAfter.IsZero() && v.Stage != stageForeign:
+		c.note("No certificate yet: %s", certificateNote(*v))
+		c.note("It is tried again by itself, once the name leads to the server; see bulwark certs.")
+	default:
+		c.say("Certificate: %s.", certificateNote(*v))
+	}
+	return nil
+}
+
+// How long a certificate is waited for, and how often it is looked.
+const (
+	certifiedWithin = 2 * time.Minute
+	certifiedEvery  = 200 * time.Millisecond
+	unheardOf       = 10 * time.Second // for a process that does not say anything of the name
+)
+
+// certified waits until a host has a certificate, none is to be had, or a try failed; nil if nobody says.
+func (c *cli) certified(ctx context.Context, s *session, host bulwark.HostName) (*client.Certificate, error) {
+	began := time.Now()
+	for {
+		all, err := s.Certificates(ctx)
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		if err != nil {
+			return nil, nil //nolint:nilerr // the name is claimed, whoever may not see how its certificate stands
+		}
+		at := slices.IndexFunc(all, func(v client.Certificate) bool { return v.Host == host })
+		if at < 0 {
+			return nil, nil
+		}
+		v := all[at]
+		if v.Stage == stageForeign || !v.NotAfter.IsZero() || v.Error != "" {
+			return &v, nil
+		}
+		if took := time.Since(began); took > certifiedWithin || took > unheardOf && v.Tried.IsZero() {
+			return nil, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(certifiedEvery):
+		}
+	}
 }
 
 func (c *cli) domain(ctx context.Context, text string, kind statement.Kind, done string) error {

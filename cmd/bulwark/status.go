@@ -27,7 +27,7 @@ func (c *cli) statusCommand() *cobra.Command {
 func (c *cli) showStatus(address string, st client.Status) {
 	c.head("%s", address)
 	c.fields("Version", st.Version, "Apps", fmt.Sprint(st.Apps), "Instances", fmt.Sprintf("%d, of which %d healthy", st.Instances, st.Healthy),
-		"Builds", fmt.Sprintf("%d under way", st.Building), "Node", st.Node, "Edge", st.Edge)
+		"Builds", fmt.Sprintf("%d under way", st.Building), "Node", st.Node, "Edge", st.Edge, "Certificates", clean(st.Certificates))
 }
 
 func (c *cli) versionCommand() *cobra.Command {

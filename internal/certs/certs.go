@@ -2,14 +2,12 @@ package certs
 
 import (
 	"context"
-	"crypto/sha256"
 	"crypto/x509"
 	"errors"
-	"fmt"
 	"io/fs"
 	"log/slog"
-	"maps"
 	"math/rand/v2"
+	"path"
 	"slices"
 	"sync"
 	"time"
@@ -63,7 +61,9 @@ type manager struct {
 	mu     sync.Mutex // guards what follows
 	config *certmagic.Config
 	cache  *certmagic.Cache
+	asks   bool // there is an authority to ask
 	hosts  map[bulwark.HostName]*host
+	why    map[string]error // what authorities said last, by name
 }
 
 // host is a name with what is done for it.
@@ -80,14 +80,14 @@ func Run(ctx context.Context, c Config, ready func()) error {
 		c.Pace = DefaultPace()
 	}
 	m := &manager{c: c, node: newNode(c.Node), answers: newAnswers(c.Edge, c.Log), slots: make(chan struct{}, atOnce), changed: make(chan struct{}, 1),
-		hosts: map[bulwark.HostName]*host{}}
+		hosts: map[bulwark.HostName]*host{}, why: map[string]error{}}
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	wg.Go(func() { m.answers.keep(ctx) })
 	wg.Go(func() { m.publish(ctx) })
-	version, was := "", certsapi.Orders{}
+	version, was, pause := "", certsapi.Orders{}, time.Second
 	ready()
 	for ctx.Err() == nil {
 		o, err := m.node.orders(ctx, version)
@@ -96,12 +96,17 @@ func Run(ctx context.Context, c Config, ready func()) error {
 				version = o.Version
 			}
 		}
-		if err != nil && ctx.Err() == nil {
+		if err == nil {
+			pause = time.Second
+			continue
+		}
+		if ctx.Err() == nil {
 			c.Log.Warn("what certificates are wanted is not known", "error", err)
 			select {
 			case <-ctx.Done():
-			case <-time.After(time.Second):
+			case <-time.After(pause):
 			}
+			pause = min(2*pause, time.Minute)
 		}
 	}
 	m.mu.Lock()
@@ -132,6 +137,7 @@ func (m *manager) follow(ctx context.Context, was *certsapi.Orders, next certsap
 			h.stop()
 			delete(m.hosts, name)
 			m.cache.RemoveManaged([]certmagic.SubjectIssuer{{Subject: string(name)}})
+			delete(m.why, string(name))
 		}
 	}
 	for name := range wanted {
@@ -140,7 +146,7 @@ func (m *manager) follow(ctx context.Context, was *certsapi.Orders, next certsap
 		}
 		h := &host{status: certsapi.Status{Host: name, Stage: certsapi.Waiting}, again: make(chan struct{}, 1)}
 		m.hosts[name] = h
-		if len(next.Authorities) == 0 || !certmagic.SubjectQualifiesForPublicCert(string(name)) {
+		if !certmagic.SubjectQualifiesForPublicCert(string(name)) {
 			h.status.Stage, h.stop, h.looked = certsapi.Foreign, func() {}, true
 			continue
 		}
@@ -159,15 +165,26 @@ func sameAuthorities(a, b certsapi.Orders) bool {
 	})
 }
 
-// reconfigure begins anew with other authorities. What was issued stays served.
+// reconfigure begins anew with other authorities. What those before issued stays served until it is renewed.
 func (m *manager) reconfigure(ctx context.Context, o certsapi.Orders) error {
 	var issuers []certmagic.Issuer
+	known := map[string]bool{}
 	for _, a := range o.Authorities {
-		i, err := newIssuer(a, o.Email, m.node, m.answers.solvers(m.c.Challenges))
+		i, err := newIssuer(a, o.Email, m.node, m.answers.solvers(m.c.Challenges), m.refused)
 		if err != nil {
 			return err
 		}
+		known[i.key] = true
 		issuers = append(issuers, i)
+	}
+	before, err := m.node.List(ctx, certificatesAt, false)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for _, at := range before {
+		if key := path.Base(at); !known[key] {
+			issuers = append(issuers, retired(key))
+		}
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -185,28 +202,57 @@ func (m *manager) reconfigure(ctx context.Context, o certsapi.Orders) error {
 			defer m.mu.Unlock()
 			return m.config, nil
 		}})
-	if len(issuers) == 0 {
-		issuers = []certmagic.Issuer{nobody{}}
+	if m.asks = len(o.Authorities) > 0; len(issuers) == 0 {
+		issuers = []certmagic.Issuer{retired("nobody")}
 	}
 	m.config = certmagic.New(m.cache, certmagic.Config{Storage: m.node, Issuers: issuers, Logger: quiet, OnEvent: m.event,
 		DisableStorageCheck: true, KeySource: certmagic.StandardKeyGenerator{KeyType: certmagic.P256}})
 	return nil
 }
 
-// nobody issues nothing: the operator wants no authority asked.
-type nobody struct{}
+// certificatesAt is the folder in which certmagic keeps certificates, those of each issuer in a folder of its own.
+const certificatesAt = "certificates"
+
+// retired is an authority that is not asked any more. What it issued is found by its key.
+type retired string
 
 // Issue implements [certmagic.Issuer].
-func (nobody) Issue(context.Context, *x509.CertificateRequest) (*certmagic.IssuedCertificate, error) {
-	return nil, errors.New("no certificate authority is asked")
+func (retired) Issue(context.Context, *x509.CertificateRequest) (*certmagic.IssuedCertificate, error) {
+	return nil, errors.New("the authority is not asked any more")
 }
 
 // IssuerKey implements [certmagic.Issuer].
-func (nobody) IssuerKey() string { return "nobody" }
+func (r retired) IssuerKey() string { return string(r) }
+
+// refused notes what an authority said. After it others may be tried, and those that are retired: what they say is of no use.
+func (m *manager) refused(names []string, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, n := range names {
+		m.why[n] = err
+	}
+}
+
+// because is what an authority said of a name, else what is known.
+func (m *manager) because(name string, err error) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if why := m.why[name]; why != nil {
+		return why
+	}
+	return err
+}
 
 // obtain has a first certificate for a name, however long it takes; after that certmagic renews it.
 func (m *manager) obtain(ctx context.Context, name bulwark.HostName, h *host) {
 	if !m.look(ctx, name, h) {
+		return
+	}
+	m.mu.Lock()
+	asks := m.asks
+	m.mu.Unlock()
+	if !asks {
+		m.update(h, func(s *certsapi.Status) { s.Stage = certsapi.Foreign })
 		return
 	}
 	wait := m.c.Pace.First
@@ -232,6 +278,7 @@ func (m *manager) obtain(ctx context.Context, name bulwark.HostName, h *host) {
 		if ctx.Err() != nil {
 			return
 		}
+		err = m.because(string(name), err)
 		pause := wait
 		if limited(err) {
 			pause = max(pause, m.c.Pace.Limited)
@@ -302,6 +349,7 @@ func (m *manager) event(_ context.Context, what string, data map[string]any) err
 		if !renewal || err == nil {
 			return nil
 		}
+		err = m.because(name, err)
 		m.mu.Lock()
 		if h := m.hosts[bulwark.HostName(name)]; h != nil {
 			h.status.Error, h.status.Tried, h.status.Failures = sentence(err), time.Now().UTC(), h.status.Failures+1
@@ -311,110 +359,4 @@ func (m *manager) event(_ context.Context, what string, data map[string]any) err
 		m.touch()
 	}
 	return nil
-}
-
-// publish tells the edge what to serve and the node how things stand, whenever something changed, and in between in case that they forgot.
-func (m *manager) publish(ctx context.Context) {
-	var told [sha256.Size]byte
-	var at time.Time
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-m.changed:
-			select { // what comes together is told together
-			case <-ctx.Done():
-				return
-			case <-time.After(m.c.Pace.Tell):
-			}
-		case <-time.After(10 * time.Second):
-		}
-		list, states, known := m.picture()
-		if !known {
-			continue // an edge that serves what a process before this one gave it goes on doing so
-		}
-		if sum := sumOf(list); sum != told || time.Since(at) > time.Minute {
-			if err := m.c.Edge.PutCertificates(ctx, list); err == nil {
-				told, at = sum, time.Now()
-			} else if ctx.Err() == nil {
-				m.c.Log.Debug("the edge takes no certificates", "error", err)
-				m.later(ctx)
-			}
-		}
-		if err := m.node.tell(ctx, states); err != nil && ctx.Err() == nil {
-			m.c.Log.Debug("the node is not told", "error", err)
-			m.later(ctx)
-		}
-	}
-}
-
-// later has it tried again in a moment.
-func (m *manager) later(ctx context.Context) {
-	time.AfterFunc(time.Second, func() {
-		if ctx.Err() == nil {
-			m.touch()
-		}
-	})
-}
-
-func sumOf(list []bulwark.Certificate) (sum [sha256.Size]byte) {
-	h := sha256.New()
-	for _, c := range list {
-		fmt.Fprintf(h, "%d %d %v", len(c.Chain), len(c.Key), c.Names)
-		h.Write(c.Chain)
-		h.Write(c.Key)
-	}
-	h.Sum(sum[:0])
-	return sum
-}
-
-// picture is what is served and how each name stands. It is not known before it was looked for
-// what a process before this one had.
-func (m *manager) picture() (list []bulwark.Certificate, states []certsapi.Status, known bool) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.cache == nil {
-		return nil, nil, false
-	}
-	now := time.Now()
-	for _, name := range slices.Sorted(maps.Keys(m.hosts)) {
-		h := m.hosts[name]
-		if !h.looked {
-			return nil, nil, false
-		}
-		s := h.status
-		best := m.best(name, now)
-		if best != nil {
-			c, err := asPEM(best.Certificate.Certificate, best.PrivateKey)
-			if err == nil {
-				c.Names = []bulwark.HostName{name}
-				list = append(list, c)
-			}
-			s.Stage, s.Issuer, s.NotBefore, s.NotAfter = certsapi.Issued, best.Leaf.Issuer.String(), best.Leaf.NotBefore.UTC(), best.Leaf.NotAfter.UTC()
-			s.RenewAt = renewAt(best)
-			if s.RenewAt.After(now) {
-				s.Error, s.Failures = "", 0
-			}
-		}
-		states = append(states, s)
-	}
-	return list, states, true
-}
-
-// best is the certificate of a name that is good for longest.
-func (m *manager) best(name bulwark.HostName, now time.Time) *certmagic.Certificate {
-	var best *certmagic.Certificate
-	for _, c := range m.cache.AllMatchingCertificates(string(name)) {
-		if c.Leaf == nil || now.After(c.Leaf.NotAfter) || best != nil && !c.Leaf.NotAfter.After(best.Leaf.NotAfter) {
-			continue
-		}
-		best = &c
-	}
-	return best
-}
-
-// renewAt is when a certificate will be renewed at the latest: when a third of its life is left. An authority may want it sooner (RFC 9773).
-func renewAt(c *certmagic.Certificate) time.Time {
-	life := c.Leaf.NotAfter.Sub(c.Leaf.NotBefore)
-	return c.Leaf.NotAfter.Add(-time.Duration(float64(life) * certmagic.DefaultRenewalWindowRatio)).UTC()
 }

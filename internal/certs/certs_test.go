@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -34,6 +35,7 @@ type bed struct {
 	keep       *certkeep.Keeper
 	edge       *edgecontrol.Client
 	https      string
+	plain      uint16
 	log        *lockedLog
 	served     *http.Server
 	pace       Pace
@@ -85,6 +87,7 @@ func newBed(t *testing.T, change func(*acmetest.Config)) *bed {
 	if change != nil {
 		change(&c)
 	}
+	b.plain = c.HTTPPort
 	b.ca = must(acmetest.Start(c))(t)
 	t.Cleanup(func() { b.ca.Stop() })
 	ctx, cancel := context.WithCancel(context.Background())
@@ -314,5 +317,59 @@ func TestAuthorities(t *testing.T) {
 	})
 	if log := b.log.String(); strings.Contains(log, mac) || strings.Contains(log, "PRIVATE") {
 		t.Error("a secret is in the log")
+	}
+}
+
+// With other authorities, or none, what those before issued is served on, until it is renewed.
+func TestOtherAuthorities(t *testing.T) {
+	b := newBed(t, nil)
+	b.run()
+	b.order("a.example.org")
+	b.until("issued", time.Minute, b.serves("a.example.org"))
+	first := must(b.shown("a.example.org"))(t)
+	dir := t.TempDir()
+	_, https, err := net.SplitHostPort(b.https)
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := must(strconv.ParseUint(https, 10, 16))(t)
+	second := must(acmetest.Start(acmetest.Config{Dir: dir, HTTPPort: b.plain, TLSPort: uint16(port)}))(t)
+	defer second.Stop()
+	gone := make(chan error, 1)
+	watch, stop := context.WithCancel(t.Context())
+	go func() { // it is never without the first one's
+		defer close(gone)
+		for watch.Err() == nil {
+			if c, err := b.shown("a.example.org"); err != nil || !c.Equal(first) {
+				gone <- fmt.Errorf("%v", err)
+				return
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+	}()
+	b.orderFrom([]certsapi.Authority{{Directory: second.Directory, Roots: second.Roots}}, "a.example.org", "b.example.org")
+	b.until("the second issues", time.Minute, func() error {
+		if !b.certified("b.example.org") {
+			return errors.New("it does not")
+		}
+		return nil
+	})
+	b.orderFrom(nil, "a.example.org", "b.example.org", "c.example.org")
+	b.until("none is asked", 10*time.Second, func() error {
+		s, err := b.status("c.example.org")
+		if err == nil && s.Stage != certsapi.Foreign {
+			err = fmt.Errorf("%+v", s)
+		}
+		return err
+	})
+	if s, err := b.status("a.example.org"); err != nil || s.Stage != certsapi.Issued {
+		t.Errorf("%+v %v", s, err)
+	}
+	if !b.certified("b.example.org") {
+		t.Error("what the second issued is not served any more")
+	}
+	stop()
+	if err := <-gone; err != nil {
+		t.Errorf("the certificate of the first was away: %v", err)
 	}
 }

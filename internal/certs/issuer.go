@@ -38,6 +38,7 @@ type issuer struct {
 	key    string
 	client *acmez.Client
 	kept   certmagic.Storage
+	failed func(names []string, err error) // is told why a certificate was not issued
 
 	mu      sync.Mutex    // held while the account is made; guards account
 	account *acme.Account // nil until it was needed
@@ -46,7 +47,7 @@ type issuer struct {
 // agent is how we name ourselves to authorities (RFC 8555 §6.1).
 const agent = "Bulwark (https://bulwark.dev)"
 
-func newIssuer(at certsapi.Authority, email string, kept certmagic.Storage, solvers map[string]acmez.Solver) (*issuer, error) {
+func newIssuer(at certsapi.Authority, email string, kept certmagic.Storage, solvers map[string]acmez.Solver, failed func([]string, error)) (*issuer, error) {
 	u, err := url.Parse(at.Directory)
 	if err != nil || u.Scheme != "https" || u.Host == "" {
 		return nil, bulwark.Invalid(fmt.Sprintf("%q is no address of a certificate authority.", at.Directory), "Give its directory as an https URL.")
@@ -60,7 +61,7 @@ func newIssuer(at certsapi.Authority, email string, kept certmagic.Storage, solv
 	}
 	// Two authorities on one host are two; so are two accounts with one.
 	sum := sha256.Sum256([]byte(at.Directory))
-	i := &issuer{at: at, email: email, kept: kept, key: u.Hostname() + "-" + hex.EncodeToString(sum[:6])}
+	i := &issuer{at: at, email: email, kept: kept, failed: failed, key: u.Hostname() + "-" + hex.EncodeToString(sum[:6])}
 	i.client = &acmez.Client{Client: &acme.Client{Directory: at.Directory, UserAgent: agent, PollTimeout: 3 * time.Minute,
 		HTTPClient: &http.Client{Timeout: time.Minute, Transport: &http.Transport{TLSClientConfig: t, TLSHandshakeTimeout: 20 * time.Second,
 			ResponseHeaderTimeout: 40 * time.Second, MaxIdleConnsPerHost: 4, IdleConnTimeout: time.Minute, ForceAttemptHTTP2: true}}},
@@ -73,6 +74,14 @@ func (i *issuer) IssuerKey() string { return i.key }
 
 // Issue implements [certmagic.Issuer].
 func (i *issuer) Issue(ctx context.Context, csr *x509.CertificateRequest) (*certmagic.IssuedCertificate, error) {
+	c, err := i.issue(ctx, csr)
+	if err != nil && ctx.Err() == nil {
+		i.failed(csr.DNSNames, err)
+	}
+	return c, err
+}
+
+func (i *issuer) issue(ctx context.Context, csr *x509.CertificateRequest) (*certmagic.IssuedCertificate, error) {
 	replaces := i.current(ctx, csr)
 	known := true
 	for {

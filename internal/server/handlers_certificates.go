@@ -2,6 +2,9 @@ package server
 
 import (
 	"context"
+	"fmt"
+	"slices"
+	"time"
 
 	"github.com/bulwark-paas/bulwark"
 	"github.com/bulwark-paas/bulwark/client"
@@ -9,6 +12,47 @@ import (
 	"github.com/bulwark-paas/bulwark/internal/app"
 	"github.com/bulwark-paas/bulwark/internal/certs/certsapi"
 )
+
+// ending tells which certificates should have been renewed and were not, long before they end: "ok" if there are none.
+func (s *Server) ending(ctx context.Context, mine map[bulwark.AppID]bool, everywhere bool) (string, error) {
+	domains, err := app.Domains(ctx, s.db.Reader())
+	if err != nil {
+		return "", err
+	}
+	asks := map[bulwark.HostName]bool{}
+	for id, hosts := range domains {
+		for _, h := range hosts {
+			asks[h] = everywhere || mine[id]
+		}
+	}
+	var states []certsapi.Status
+	if err := s.node.Call(ctx, "certificates", struct{}{}, &states); err != nil {
+		return "not known", nil //nolint:nilerr // that the node is away is said beside it
+	}
+	return alarm(states, asks, time.Now()), nil
+}
+
+// alarm is a sentence about those of the states that somebody asks for, and "ok" if all is well.
+func alarm(states []certsapi.Status, asks map[bulwark.HostName]bool, now time.Time) string {
+	var late []certsapi.Status
+	for _, st := range states {
+		if asks[st.Host] && !st.NotAfter.IsZero() && now.After(st.RenewAt.Add(renewSlack(st))) {
+			late = append(late, st)
+		}
+	}
+	if len(late) == 0 {
+		return "ok"
+	}
+	slices.SortFunc(late, func(a, b certsapi.Status) int { return a.NotAfter.Compare(b.NotAfter) })
+	words := fmt.Sprintf("%s ends on %s and was not renewed", late[0].Host, late[0].NotAfter.UTC().Format(time.DateOnly))
+	if len(late) > 1 {
+		words += fmt.Sprintf(", and %d more", len(late)-1)
+	}
+	return words + "; see bulwark certs"
+}
+
+// renewSlack is what a renewal may be late: a tenth of what is left when it is due.
+func renewSlack(st certsapi.Status) time.Duration { return st.NotAfter.Sub(st.RenewAt) / 10 }
 
 // listCertificates tells how the certificates of host names stand, of the apps that who asks may read.
 func (s *Server) listCertificates(ctx context.Context, actor access.Actor, _ *platformIn) ([]client.Certificate, error) {

@@ -214,6 +214,9 @@ func (s *Server) status(ctx context.Context, actor access.Actor, _ *platformIn) 
 	if err := s.routes.Sync(ctx); err != nil {
 		out.Edge = "away"
 	}
+	if out.Certificates, err = s.ending(ctx, mine, everywhere); err != nil {
+		return out, err
+	}
 	building, err := build.Running(ctx, s.db.Reader())
 	for _, id := range building {
 		if everywhere || mine[id] {
