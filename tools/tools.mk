@@ -19,10 +19,10 @@ TOOLS_DIR := $(patsubst %/,%,$(dir $(abspath $(lastword $(MAKEFILE_LIST)))))
 
 DEPS_PACKAGES := gcc libc6-dev pkg-config libseccomp-dev git openssh-client mmdebstrap nftables e2fsprogs ca-certificates curl
 # Beside them what the tests alone need: systemd-analyze, and a checker for our scripts.
-TEST_PACKAGES := systemd shellcheck
+TEST_PACKAGES := systemd shellcheck testssl.sh
 ENGINE_MODULES := runc runsc shim buildkit
 CHECK_MODULES := golangci-lint govulncheck nfpm
-TEST_MODULES := registry pebble
+TEST_MODULES := registry pebble h2spec
 
 # The tags and the static, position-independent link of runc are those of its own Makefile, less libpathrs (a Rust
 # library that Debian 12 does not have; runc then takes its own Go code for the same checks).
@@ -113,7 +113,8 @@ test-tools:
 	$(call once,$(TEST_BIN),\
 	$(call go-build,registry,0,registry,github.com/distribution/distribution/v3/cmd/registry,-ldflags '-s -w'); \
 	$(call go-build,pebble,0,pebble,github.com/letsencrypt/pebble/v2/cmd/pebble,-ldflags '-s -w'); \
-	$(call go-build,pebble,0,pebble-challtestsrv,github.com/letsencrypt/pebble/v2/cmd/pebble-challtestsrv,-ldflags '-s -w'))
+	$(call go-build,pebble,0,pebble-challtestsrv,github.com/letsencrypt/pebble/v2/cmd/pebble-challtestsrv,-ldflags '-s -w'); \
+	$(call go-build,h2spec,0,h2spec,github.com/summerwind/h2spec/cmd/h2spec,-ldflags '-s -w'))
 
 # Base images for tests and for a release, made once; "bulwark bases make" does the same on a server. Prints their directory;
 # with ARCHIVE=DIR it writes them into one file there, for "bulwark bases add".
