@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
@@ -90,7 +91,7 @@ func (i *installation) makeEtc() error {
 	if err := os.Mkdir(etc, 0o755); err != nil {
 		return err
 	}
-	used, err := highestUID()
+	used, err := usedSlots()
 	if err != nil {
 		return err
 	}
@@ -99,10 +100,11 @@ func (i *installation) makeEtc() error {
 		if err != nil && !os.IsNotExist(err) {
 			return err
 		}
-		if strings.HasPrefix(name, "sub") && used >= firstID {
-			const spare = 1024 << 16 // what that installation may start yet
-			b = append(bytes.TrimRight(b, "\n"), fmt.Sprintf("\nothers:%d:%d\n", firstID, (used-firstID)/spare*spare+spare)...)
-			b = bytes.TrimLeft(b, "\n")
+		if strings.HasPrefix(name, "sub") {
+			for _, slot := range used {
+				b = append(bytes.TrimRight(b, "\n"), fmt.Sprintf("\nothers:%d:%d\n", firstID+slot*slotSize, uint32(slotSize))...)
+				b = bytes.TrimLeft(b, "\n")
+			}
 		}
 		if err := os.WriteFile(filepath.Join(etc, name), b, 0o644); err != nil {
 			return err
@@ -111,34 +113,38 @@ func (i *installation) makeEtc() error {
 	return nil
 }
 
-// firstID is where installations take their user ids from.
-const firstID = 0x20000000
+// firstID is where installations take their user ids from, slotSize how many one of these tests has (--blocks 256).
+const (
+	firstID  = 0x20000000
+	slotSize = 256 << 16
+)
 
-func highestUID() (uint32, error) {
+// usedSlots are the ranges in which user ids are in use. The others are free, also below them: the tests are more than there are ranges.
+func usedSlots() ([]uint32, error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	var most uint32
+	used := map[uint32]bool{}
+	note := func(st os.FileInfo, err error) {
+		if err != nil {
+			return
+		}
+		if uid := st.Sys().(*syscall.Stat_t).Uid; uid >= firstID && uid < 0x70000000 {
+			used[(uid-firstID)/slotSize] = true
+		}
+	}
 	for _, e := range entries {
-		if st, err := os.Stat("/proc/" + e.Name()); err == nil {
-			if _, err := strconv.Atoi(e.Name()); err == nil {
-				if uid := st.Sys().(*syscall.Stat_t).Uid; uid < 0x70000000 {
-					most = max(most, uid)
-				}
-			}
+		if _, err := strconv.Atoi(e.Name()); err == nil {
+			note(os.Stat("/proc/" + e.Name()))
 		}
 	}
 	// Folders of installations that stand still, too.
 	roots, _ := filepath.Glob(tempDir + "/*/root/server")
 	for _, r := range roots {
-		if st, err := os.Lstat(r); err == nil {
-			if uid := st.Sys().(*syscall.Stat_t).Uid; uid < 0x70000000 {
-				most = max(most, uid)
-			}
-		}
+		note(os.Lstat(r))
 	}
-	return most, nil
+	return slices.Sorted(maps.Keys(used)), nil
 }
 
 func freePorts(names ...string) (map[string]string, error) {
