@@ -29,6 +29,8 @@ type Certificate struct {
 	Wildcard HostName `json:"wildcard,omitempty"`
 	Chain    []byte   `json:"chain"` // PEM, leaf first
 	Key      []byte   `json:"key"`   // PEM, PKCS #8
+	// Fallback marks one that nobody vouches for: it is served until an authority has issued another.
+	Fallback bool `json:"fallback,omitempty"`
 }
 
 // Challenges are what the certs process has the edge answer while a certificate authority looks whether a name is ours (RFC 8555 §8.3, RFC 8737).

@@ -309,6 +309,14 @@ func (m *manager) look(ctx context.Context, name bulwark.HostName, h *host) bool
 			break
 		}
 		m.c.Log.Warn("what was kept for a host was not read", "host", name, "error", err)
+		if bulwark.KindOf(err) != bulwark.KindUnavailable && ctx.Err() == nil {
+			// Certificate and key are two things: who is killed between keeping one and the other leaves a pair that does not fit. It is good for
+			// nothing, and as long as it is there certmagic asks for no other.
+			if err = m.forget(ctx, config, name); err == nil {
+				break
+			}
+			m.c.Log.Warn("what does not fit was not removed", "host", name, "error", err)
+		}
 		select {
 		case <-ctx.Done():
 			return false
@@ -320,6 +328,16 @@ func (m *manager) look(ctx context.Context, name bulwark.HostName, h *host) bool
 	m.mu.Unlock()
 	m.touch()
 	return true
+}
+
+// forget removes what is kept of a name.
+func (m *manager) forget(ctx context.Context, config *certmagic.Config, name bulwark.HostName) error {
+	for _, i := range config.Issuers {
+		if err := m.node.Delete(ctx, certmagic.StorageKeys.CertsSitePrefix(i.IssuerKey(), string(name))); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (m *manager) update(h *host, f func(*certsapi.Status)) {

@@ -373,3 +373,37 @@ func TestOtherAuthorities(t *testing.T) {
 		t.Errorf("the certificate of the first was away: %v", err)
 	}
 }
+
+// Who was killed between keeping a certificate and its key left a pair that does not fit: another takes its place.
+func TestHalfKept(t *testing.T) {
+	b := newBed(t, nil)
+	b.run()
+	b.order("a.example.org", "b.example.org")
+	b.until("issued", time.Minute, b.serves("a.example.org"))
+	b.until("issued", time.Minute, b.serves("b.example.org"))
+	first := must(b.shown("a.example.org"))(t)
+	b.stop()
+	n := newNode(filepath.Join(b.dir, "node"))
+	var kept []string
+	for _, name := range must(n.List(t.Context(), certificatesAt, true))(t) {
+		if strings.HasSuffix(name, ".key") {
+			kept = append(kept, name)
+		}
+	}
+	if len(kept) != 2 {
+		t.Fatalf("%q", kept)
+	}
+	other := must(n.Load(t.Context(), kept[1]))(t)
+	if err := n.Store(t.Context(), kept[0], other); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.edge.PutCertificates(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	b.run()
+	b.until("issued again", time.Minute, b.serves("a.example.org"))
+	b.until("the other is served", 10*time.Second, b.serves("b.example.org"))
+	if again := must(b.shown("a.example.org"))(t); again.Equal(first) {
+		t.Error("a certificate whose key is gone is served")
+	}
+}

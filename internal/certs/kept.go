@@ -56,11 +56,11 @@ func (n *node) ask(ctx context.Context, method, path string, q url.Values, in []
 	b, err := io.ReadAll(io.LimitReader(res.Body, 64<<20))
 	switch {
 	case err != nil:
-		return nil, err
+		return nil, bulwark.Fail(bulwark.KindUnavailable, "The node broke its answer off.", "", err)
 	case res.StatusCode == http.StatusNotFound:
 		return nil, fs.ErrNotExist
 	case res.StatusCode/100 != 2:
-		return nil, fmt.Errorf("certs: the node answers %s: %s", res.Status, b)
+		return nil, bulwark.Fail(bulwark.KindUnavailable, fmt.Sprintf("The node answers %s: %s", res.Status, b), "", nil)
 	}
 	return b, nil
 }

@@ -20,6 +20,7 @@ type cert struct {
 	tls.Certificate
 	names    map[string]struct{}
 	wildcard string // serves every name one label below it; empty: none
+	fallback bool
 }
 
 // covers says whether the certificate is good for host.
@@ -52,7 +53,7 @@ func (s *certSet) find(name string) *cert {
 // source is who handed certificates over.
 type source int
 
-// The sources. What a public authority has signed goes before what this installation has.
+// The sources.
 const (
 	issued source = iota // the certs process
 	own                  // the node
@@ -80,14 +81,17 @@ func newCertStore() *certStore {
 	return s
 }
 
-// find returns the certificate for a name.
+// find returns the certificate for a name: what an authority issued, unless the name is one of the installation's own. So who owns the certs
+// process has no say about those.
 func (s *certStore) find(name string) *cert {
-	for i := range s.current {
-		if c := s.current[i].Load().find(name); c != nil {
-			return c
-		}
+	ours := s.current[own].Load().find(name)
+	if ours != nil && !ours.fallback {
+		return ours
 	}
-	return nil
+	if c := s.current[issued].Load().find(name); c != nil {
+		return c
+	}
+	return ours
 }
 
 // storedCerts is what is kept over a restart.
@@ -144,7 +148,7 @@ func newCertSet(list []bulwark.Certificate, before *certSet) (*certSet, error) {
 
 func digestOf(c bulwark.Certificate) (sum [sha256.Size]byte) {
 	h := sha256.New()
-	for _, part := range [][]byte{c.Chain, c.Key, []byte(fmt.Sprint(c.Names)), []byte(c.Wildcard)} {
+	for _, part := range [][]byte{c.Chain, c.Key, []byte(fmt.Sprint(c.Names, c.Fallback)), []byte(c.Wildcard)} {
 		fmt.Fprintf(h, "%d:", len(part))
 		h.Write(part)
 	}
@@ -161,7 +165,7 @@ func newCert(c bulwark.Certificate) (*cert, error) {
 	if err != nil {
 		return nil, bulwark.Fail(bulwark.KindInvalid, fmt.Sprintf("The certificate %s cannot be used.", name), "Send chain and key as PEM.", err)
 	}
-	made := &cert{Certificate: pair, names: make(map[string]struct{}, len(c.Names)), wildcard: string(c.Wildcard)}
+	made := &cert{Certificate: pair, names: make(map[string]struct{}, len(c.Names)), wildcard: string(c.Wildcard), fallback: c.Fallback}
 	for _, n := range c.Names {
 		if err := pair.Leaf.VerifyHostname(string(n)); err != nil {
 			return nil, bulwark.Fail(bulwark.KindInvalid, fmt.Sprintf("The certificate is not made for the name %s.", n), "", err)

@@ -131,7 +131,8 @@ func TestChallengeInHandshake(t *testing.T) {
 	}
 }
 
-// What an authority issued goes before what the node made, stays over a restart, and gives way when it is taken back.
+// What an authority issued goes before what the node made because there was none, stays over a restart, and gives way when it is taken back. The
+// installation's own names are the node's: whoever owns the certs process has no say about them.
 func TestIssuedFirst(t *testing.T) {
 	r := newRig(t, nil)
 	r.serve("a.example.org", backend(t, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "ok") }))
@@ -150,8 +151,22 @@ func TestIssuedFirst(t *testing.T) {
 		}
 		conn.Close()
 	}
+	if conn, err := tls.Dial("tcp", r.addr, &tls.Config{RootCAs: r.pool, ServerName: "a.example.org"}); err != nil {
+		t.Fatalf("a name of the node's own: %v", err)
+	} else {
+		conn.Close()
+	}
+	renew := func() {
+		ca := newAuthority(t)
+		c := ca.issue(t, "", "a.example.org")
+		c.Fallback = true
+		if err := r.certs.PutCertificates(t.Context(), []bulwark.Certificate{c}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	renew()
 	verify("at once")
-	r.trust(newAuthority(t)) // the node renews its own
+	renew()
 	verify("after the node's renewal")
 	stop := r.successor()
 	r.stop()

@@ -178,7 +178,7 @@ func (a *authority) issue(name bulwark.HostName, wildcard bulwark.HostName, dns 
 	}
 	out.Wildcard = wildcard
 	if name != "" {
-		out.Names = []bulwark.HostName{name}
+		out.Names, out.Fallback = []bulwark.HostName{name}, true
 	} else if wildcard != "" {
 		out.Names = []bulwark.HostName{wildcard}
 	}

@@ -15,6 +15,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"path"
@@ -225,10 +226,18 @@ func (k *Keeper) load(ctx context.Context, key string) ([]byte, error) {
 	}
 	n := k.seal.NonceSize()
 	if len(sealed) < n {
-		return nil, errors.New("certkeep: a value is cut off")
+		return nil, errSpoilt
 	}
-	return k.seal.Open(nil, sealed[:n], sealed[n:], []byte(key))
+	value, err := k.seal.Open(nil, sealed[:n], sealed[n:], []byte(key))
+	if err != nil {
+		return nil, errSpoilt
+	}
+	return value, nil
 }
+
+// errSpoilt is of a value that is not the one that was kept: somebody wrote to the disk, or the node's key is another. It is told as if there
+// were none, so that another takes its place.
+var errSpoilt = fmt.Errorf("certkeep: what is kept was changed on the disk: %w", sql.ErrNoRows)
 
 // drop forgets a thing, or all that is in a folder: '0' is the byte after '/'.
 func (k *Keeper) drop(ctx context.Context, key string) error {
