@@ -63,7 +63,7 @@ func (c *cli) addDomain(ctx context.Context, text string, noWait bool) error {
 
 // How long a certificate is waited for, and how often it is looked.
 const (
-	certifiedWithin = 2 * time.Minute
+	certifiedWithin = 30 * time.Second // an authority takes seconds; a host that reaches none takes minutes to say so
 	certifiedEvery  = 200 * time.Millisecond
 	unheardOf       = 10 * time.Second // for a process that does not say anything of the name
 )
