@@ -34,7 +34,7 @@ func (c *cli) listCertificates(ctx context.Context, _ []string) error {
 		}
 		rows := [][]string{}
 		for _, v := range all {
-			rows = append(rows, []string{string(v.Host), string(v.App), v.Stage, certificateNote(v)})
+			rows = append(rows, []string{string(v.Host), string(v.App), clean(v.Stage), certificateNote(v)})
 		}
 		c.table(rows)
 	})

@@ -2,6 +2,7 @@ package certs
 
 import (
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"io/fs"
@@ -10,6 +11,7 @@ import (
 	"path"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/certmagic"
@@ -71,7 +73,6 @@ type host struct {
 	status certsapi.Status
 	looked bool // whether there is a certificate from before is known
 	stop   context.CancelFunc
-	again  chan struct{} // somebody wants it to be tried now
 }
 
 // Run has certificates issued and renewed until ctx ends; ready is called when it knows what it is for.
@@ -144,7 +145,7 @@ func (m *manager) follow(ctx context.Context, was *certsapi.Orders, next certsap
 		if m.hosts[name] != nil {
 			continue
 		}
-		h := &host{status: certsapi.Status{Host: name, Stage: certsapi.Waiting}, again: make(chan struct{}, 1)}
+		h := &host{status: certsapi.Status{Host: name, Stage: certsapi.Waiting}}
 		m.hosts[name] = h
 		if !certmagic.SubjectQualifiesForPublicCert(string(name)) {
 			h.status.Stage, h.stop, h.looked = certsapi.Foreign, func() {}, true
@@ -187,26 +188,28 @@ func (m *manager) reconfigure(ctx context.Context, o certsapi.Orders) error {
 		}
 	}
 	m.mu.Lock()
+	old := m.cache
+	m.mu.Unlock()
+	if old != nil {
+		old.Stop() // it waits for what tells us of renewals, and that takes mu
+	}
+	m.mu.Lock()
 	defer m.mu.Unlock()
 	for name, h := range m.hosts {
 		h.stop()
 		delete(m.hosts, name)
 	}
-	if m.cache != nil {
-		m.cache.Stop()
-	}
 	quiet := zap.NewNop() // what matters comes as events, below
+	// certmagic asks for the configuration while it holds its cache, which is looked at below mu: so mu is not taken for the answer.
+	var config atomic.Pointer[certmagic.Config]
 	m.cache = certmagic.NewCache(certmagic.CacheOptions{RenewCheckInterval: m.c.Pace.Renew, Logger: quiet,
-		GetConfigForCert: func(certmagic.Certificate) (*certmagic.Config, error) {
-			m.mu.Lock()
-			defer m.mu.Unlock()
-			return m.config, nil
-		}})
+		GetConfigForCert: func(certmagic.Certificate) (*certmagic.Config, error) { return config.Load(), nil }})
 	if m.asks = len(o.Authorities) > 0; len(issuers) == 0 {
 		issuers = []certmagic.Issuer{retired("nobody")}
 	}
 	m.config = certmagic.New(m.cache, certmagic.Config{Storage: m.node, Issuers: issuers, Logger: quiet, OnEvent: m.event,
 		DisableStorageCheck: true, KeySource: certmagic.StandardKeyGenerator{KeyType: certmagic.P256}})
+	config.Store(m.config)
 	return nil
 }
 
@@ -265,6 +268,7 @@ func (m *manager) obtain(ctx context.Context, name bulwark.HostName, h *host) {
 		m.update(h, func(s *certsapi.Status) { s.Stage, s.Tried, s.Next = certsapi.Issuing, time.Now().UTC(), time.Time{} })
 		m.mu.Lock()
 		config := m.config
+		delete(m.why, string(name))
 		m.mu.Unlock()
 		tctx, cancel := context.WithTimeout(ctx, issueTime)
 		err := config.ManageSync(tctx, []string{string(name)})
@@ -292,8 +296,6 @@ func (m *manager) obtain(ctx context.Context, name bulwark.HostName, h *host) {
 		select {
 		case <-ctx.Done():
 		case <-time.After(pause):
-		case <-h.again:
-			wait = m.c.Pace.First
 		}
 	}
 }
@@ -309,13 +311,8 @@ func (m *manager) look(ctx context.Context, name bulwark.HostName, h *host) bool
 			break
 		}
 		m.c.Log.Warn("what was kept for a host was not read", "host", name, "error", err)
-		if bulwark.KindOf(err) != bulwark.KindUnavailable && ctx.Err() == nil {
-			// Certificate and key are two things: who is killed between keeping one and the other leaves a pair that does not fit. It is good for
-			// nothing, and as long as it is there certmagic asks for no other.
-			if err = m.forget(ctx, config, name); err == nil {
-				break
-			}
-			m.c.Log.Warn("what does not fit was not removed", "host", name, "error", err)
+		if m.forget(ctx, config, name) {
+			continue
 		}
 		select {
 		case <-ctx.Done():
@@ -330,14 +327,29 @@ func (m *manager) look(ctx context.Context, name bulwark.HostName, h *host) bool
 	return true
 }
 
-// forget removes what is kept of a name.
-func (m *manager) forget(ctx context.Context, config *certmagic.Config, name bulwark.HostName) error {
+// forget removes pairs of a name that do not fit, and reports whether there was one. Certificate and key are two things: who is killed between
+// keeping one and the other leaves such a pair. It is good for nothing, and as long as it is there certmagic asks for no other. What cannot
+// be read stays: the node may be away.
+func (m *manager) forget(ctx context.Context, config *certmagic.Config, name bulwark.HostName) (found bool) {
 	for _, i := range config.Issuers {
-		if err := m.node.Delete(ctx, certmagic.StorageKeys.CertsSitePrefix(i.IssuerKey(), string(name))); err != nil {
-			return err
+		chain, err := m.node.Load(ctx, certmagic.StorageKeys.SiteCert(i.IssuerKey(), string(name)))
+		if err != nil {
+			continue
 		}
+		key, err := m.node.Load(ctx, certmagic.StorageKeys.SitePrivateKey(i.IssuerKey(), string(name)))
+		if err != nil {
+			continue
+		}
+		if _, err := tls.X509KeyPair(chain, key); err == nil {
+			continue
+		}
+		if err := m.node.Delete(ctx, certmagic.StorageKeys.CertsSitePrefix(i.IssuerKey(), string(name))); err != nil {
+			m.c.Log.Warn("what does not fit was not removed", "host", name, "error", err)
+			continue
+		}
+		found = true
 	}
-	return nil
+	return found
 }
 
 func (m *manager) update(h *host, f func(*certsapi.Status)) {

@@ -407,3 +407,37 @@ func TestHalfKept(t *testing.T) {
 		t.Error("a certificate whose key is gone is served")
 	}
 }
+
+// certmagic asks how a certificate is managed while it holds its cache, which is looked at below the manager's lock: the answer must not wait
+// for that lock, or both wait for ever.
+func TestNoDeadlock(t *testing.T) {
+	b := newBed(t, nil)
+	m := &manager{c: Config{Edge: b.edge, Log: slog.New(slog.NewTextHandler(b.log, nil)), Pace: DefaultPace()}, node: newNode(filepath.Join(b.dir, "node")),
+		slots: make(chan struct{}, atOnce), changed: make(chan struct{}, 1), hosts: map[bulwark.HostName]*host{}, why: map[string]error{}}
+	m.answers = newAnswers(b.edge, m.c.Log)
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	err := m.follow(ctx, &certsapi.Orders{}, certsapi.Orders{Version: "1", Hosts: []bulwark.HostName{"a.example.org"},
+		Authorities: []certsapi.Authority{{Directory: b.ca.Directory, Roots: b.ca.Roots}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.until("issued", time.Minute, func() error {
+		if list, _, _ := m.picture(); len(list) != 1 {
+			return errors.New("it is not")
+		}
+		return nil
+	})
+	done := make(chan error, 1)
+	m.mu.Lock()
+	go func() { done <- m.cache.RenewManagedCertificates(ctx) }()
+	select {
+	case err = <-done:
+	case <-time.After(10 * time.Second):
+		err = errors.New("it waits for the manager")
+	}
+	m.mu.Unlock()
+	if err != nil {
+		t.Error(err)
+	}
+}
