@@ -8,7 +8,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 OUT ?= $(CURDIR)/build
 # The engine is linked into the one binary; these are its parts that Bulwark does not use.
-TAGS := no_cri,no_zfs,no_btrfs,no_devmapper,no_tracing
+TAGS := no_cri,no_zfs,no_btrfs,no_devmapper,no_tracing,no_fs_access
 # Programs that the platform starts beside itself, and those that go into builders and instances.
 BUILDER := ./cmd/bulwark-builder ./cmd/bulwark-static
 HELPERS := $(filter-out $(BUILDER),$(wildcard ./cmd/bulwark-*))

@@ -41,8 +41,12 @@ var rules = []rule{
 		why: "the nouns are what all processes have in common, down to the one in an app's own container; what they import, all do",
 	},
 	{
-		who: []string{"internal/edge"}, only: []string{".", "internal/fdpass", "internal/sandbox"},
+		who: []string{"internal/edge"}, only: []string{".", "internal/fdpass", "internal/sandbox", "internal/edge/waf"},
 		why: "whoever owns the edge sees traffic and nothing else: no store, no keys, no driver may be in its memory",
+	},
+	{
+		who: []string{"internal/edge/waf"}, only: nouns,
+		why: "it reads what strangers wrote, as a guest in the edge: it knows a request and rules, and nothing else",
 	},
 	{
 		who: []string{"internal/dial"}, only: []string{".", "internal/fdpass", "internal/sandbox"},

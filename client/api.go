@@ -234,7 +234,7 @@ func (c *Client) Change(ctx context.Context, app bulwark.AppName, s Signed) (Ope
 }
 
 // Setting takes a statement that changes a setting of an app without a release: domain.add, domain.remove, egress.allow,
-// egress.deny, build-secret.set.
+// egress.deny, build-secret.set, shield.set.
 func (c *Client) Setting(ctx context.Context, app bulwark.AppName, s Signed) error {
 	return c.call(ctx, http.MethodPost, "/apps/"+esc(string(app))+"/settings", s, nil)
 }

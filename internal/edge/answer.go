@@ -9,6 +9,9 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/bulwark-paas/bulwark"
+	"github.com/bulwark-paas/bulwark/internal/edge/waf"
 )
 
 const (
@@ -134,6 +137,13 @@ func (x *exchange) earlyHints(from http.Header) {
 // deliver sends the answer to the client. It returns whether the instance's part was read to its end, so that the
 // connection stands before the next answer.
 func (x *exchange) deliver(resp *http.Response, send *sender, pools *exchanges) bool {
+	if x.look != nil && !x.examined(resp, send.set.pause) {
+		return false
+	}
+	if s := x.sight; s != nil {
+		s.status, s.header = resp.StatusCode, resp.Header
+		s.keeps = waf.Inspects(resp.Header)
+	}
 	x.status = resp.StatusCode
 	h := x.w.Header()
 	x.copyHeader(h, resp)
@@ -145,8 +155,9 @@ func (x *exchange) deliver(resp *http.Response, send *sender, pools *exchanges) 
 		return true
 	}
 	// The common case: all of it has come with the head.
-	if n := resp.ContentLength; n > 0 && n <= int64(x.conn.r.Buffered()) {
+	if n := resp.ContentLength; n > 0 && n <= int64(x.conn.r.Buffered()) && !x.replay {
 		body, _ := x.conn.r.Peek(int(n))
+		x.sight.keep(body)
 		k, err := x.w.Write(body)
 		x.out = int64(k)
 		if err != nil {
@@ -157,6 +168,42 @@ func (x *exchange) deliver(resp *http.Response, send *sender, pools *exchanges) 
 		return true
 	}
 	return x.stream(resp, send, pools)
+}
+
+// holdTime is how long a piece of an answer that is looked at is waited for, before what is there goes on.
+const holdTime = 500 * time.Millisecond
+
+// examined has the firewall look at an answer; false: it was refused.
+func (x *exchange) examined(resp *http.Response, pause time.Duration) bool {
+	none := x.r.Method == "HEAD" || resp.ContentLength == 0 || resp.StatusCode == 204 || resp.StatusCode == 304
+	if none || !waf.Inspects(resp.Header) {
+		return !x.givesAway(resp, nil)
+	}
+	held := firstBytes{ReadCloser: resp.Body, f: x.e.firewall}
+	var end error
+	buf := make([]byte, 4<<10)
+	for len(held.kept) < waf.MaxBody && end == nil && !held.dropped {
+		// Looked at before it is read: a reader of chunks that was cut off by a deadline goes no further.
+		if x.conn.r.Buffered() == 0 {
+			_ = x.conn.SetReadDeadline(time.Now().Add(holdTime))
+			if _, err := x.conn.r.Peek(1); timedOut(err) && x.r.Context().Err() == nil {
+				break
+			}
+			_ = x.conn.SetReadDeadline(time.Now().Add(pause))
+		}
+		_, end = held.Read(buf[:min(len(buf), waf.MaxBody-len(held.kept))])
+	}
+	if held.dropped {
+		x.decline(bulwark.RefusedBusy, pageBusy)
+		return false
+	}
+	x.held += int64(cap(held.kept))
+	_ = x.conn.SetReadDeadline(time.Now().Add(pause))
+	if x.givesAway(resp, held.kept) {
+		return false
+	}
+	resp.Body, x.replay = &replayed{ReadCloser: resp.Body, first: held.kept, end: end}, true
+	return true
 }
 
 // bodyOutstanding says that some of the request's body has not been read from the client.
@@ -181,6 +228,7 @@ func (x *exchange) stream(resp *http.Response, send *sender, pools *exchanges) b
 		}
 		n, err := resp.Body.Read(*buf)
 		if n > 0 {
+			x.sight.keep((*buf)[:n])
 			if slow {
 				_ = rc.SetWriteDeadline(time.Now().Add(clientStallTime))
 			}

@@ -80,6 +80,7 @@ func (i *instance) drain(ctx context.Context) int {
 type app struct {
 	id      bulwark.AppID
 	set     atomic.Pointer[upstreams]
+	guard   atomic.Pointer[guard]
 	status  [6]atomic.Uint64
 	waiting atomic.Int64
 

@@ -223,6 +223,9 @@ func (s *certStore) tlsConfig() *tls.Config {
 func (e *edge) certsServer(from source) *http.Server {
 	mux := http.NewServeMux()
 	mux.HandleFunc("PUT /certificates", func(w http.ResponseWriter, r *http.Request) { answer(w, e.putCertificates(from, r)) })
+	if from == own {
+		mux.HandleFunc("PUT /shields", func(w http.ResponseWriter, r *http.Request) { answer(w, e.putShields(r)) })
+	}
 	if from == issued {
 		mux.HandleFunc("PUT /challenges", func(w http.ResponseWriter, r *http.Request) { answer(w, e.putChallenges(r)) })
 	}

@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/bulwark-paas/bulwark"
+	"github.com/bulwark-paas/bulwark/internal/edge/waf"
 )
 
 // Keeper keeps descriptors over a restart; *fdpass.Notifier is one.
@@ -54,6 +55,9 @@ type Config struct {
 	AccessLog io.Writer
 	// Logger is for the operator; default: nothing is logged.
 	Logger *slog.Logger
+	// Firewall looks at requests; nil: one is made, of the rules as they come.
+	Firewall *waf.Firewall
+	observe  func(id string, v waf.Verdict) // of each look at a request; for tests
 	// Grace is how long requests may go on when ctx ends; default 30 s.
 	Grace time.Duration
 }
@@ -95,6 +99,9 @@ type edge struct {
 	requests atomic.Uint64
 	upgraded sync.WaitGroup // hijacked connections, which http.Server does not count
 	closing  context.Context
+	guards   *guards
+	firewall *firewall
+	slowed   atomic.Int64 // answers that wait, see slow
 	leaving  atomic.Bool  // another edge accepts now; each answer ends its connection
 	alone    time.Time    // when the edge before, if there was one, answers no request any more that it had not begun
 	open     atomic.Int64 // connections of clients that net/http counts
@@ -117,6 +124,11 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	e.tables = newTables(e.dialer)
 	e.certs = newCertStore()
+	e.firewall = newFirewall(cfg.Firewall)
+	if cfg.observe != nil {
+		e.firewall.observe = cfg.observe
+	}
+	e.guards = newGuards(e.firewall.share())
 	if e.alone = time.Now(); len(cfg.Restored) > 0 {
 		e.alone = e.alone.Add(handoverTime)
 	}
@@ -126,6 +138,7 @@ func Run(ctx context.Context, cfg Config) error {
 	defer wg.Wait()
 	defer cancel()
 	wg.Go(func() { e.log.run(inner) })
+	wg.Go(func() { e.firewall.run(inner) })
 	wg.Go(func() { e.tables.sweep(inner) })
 	wg.Go(func() { e.dialer.accept(inner, cfg.Dial, cfg.DialUID) })
 	prepare(cfg.HTTPS)
@@ -136,7 +149,12 @@ func Run(ctx context.Context, cfg Config) error {
 		{e.certsServer(own), &guarded{cfg.Certs, []uint32{cfg.NodeUID, 0}, cfg.Logger}, false},
 		{e.certsServer(issued), &guarded{cfg.Issued, []uint32{cfg.CertsUID, 0}, cfg.Logger}, false},
 	}
-	failed := make(chan error, len(servers))
+	failed := make(chan error, len(servers)+1)
+	wg.Go(func() {
+		if err := e.firewall.load(); err != nil {
+			failed <- err
+		}
+	})
 	var serving sync.WaitGroup
 	for _, s := range servers {
 		serving.Go(func() { failed <- s.run() })
@@ -247,6 +265,11 @@ func (e *edge) restore() {
 			}
 			e.certs.serial[from] = c.Serial
 		}
+	}
+	if s, name, ok := newest(e.cfg.Restored, keptShields, decodeStoredShields, func(s storedShields) uint64 { return s.Serial }, e.cfg.Logger); ok {
+		e.store.adopt(keptShields, name, e.cfg.Restored)
+		e.guards.serial = s.Serial
+		e.guards.replace(s.Shields)
 	}
 	for _, files := range e.cfg.Restored {
 		for _, f := range files {

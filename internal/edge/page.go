@@ -16,10 +16,13 @@ type page struct {
 // The answers of the edge. None tells anything about an app but its being there or not.
 var (
 	pageBadRequest  = page{400, "This request cannot be understood", "The address or a header of the request is not well formed.", ""}
+	pageDenied      = page{403, "You cannot come in from here", "The app does not serve your network.", ""}
+	pageAttack      = page{403, "This request was refused", "It looks like an attack. If it was none, tell the people of the app the number below.", ""}
 	pageNoRoute     = page{404, "There is nothing here", "No app answers for this name.", ""}
 	pageMethod      = page{405, "This method is not served", "Use another method.", ""}
 	pageSlowRequest = page{408, "The request did not arrive", "It was cut off or took too long.", ""}
 	pageMisdirected = page{421, "Wrong connection", "This connection was made for another name. Open a new one.", ""}
+	pageLimited     = page{429, "Too many requests", "Wait a moment before you go on.", "1"}
 	pageHeaders     = page{431, "Too many headers", "The request has more header fields than are served.", ""}
 	pageBadAnswer   = page{502, "The app gave no proper answer", "Its operators can see why in their log.", ""}
 	pageNoInstance  = page{503, "The app is not running", "It may be back in a moment.", "5"}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/bulwark-paas/bulwark"
+	"github.com/bulwark-paas/bulwark/internal/edge/waf"
 )
 
 // exchange is one request and its answer.
@@ -25,9 +26,16 @@ type exchange struct {
 	upgrade                  bool // the client asks for WebSocket
 	expects                  bool // the client waits for 100 Continue before it sends the body
 
-	app  *app
-	inst *instance
-	conn *upConn
+	app   *app
+	guard *guard
+	sight *sight // what is kept of the request for the firewall; nil: nothing
+	// What the firewall looked at before it let the request through, with the look, which goes on; nil where nobody waits for one.
+	look   *waf.Look
+	looked *waf.Request
+	held   int64 // bytes of bodies that are kept
+	replay bool  // the answer's body was read before, in part or all of it
+	inst   *instance
+	conn   *upConn
 
 	start         time.Time
 	queued, first time.Duration // waiting for an instance; until the answer began
@@ -87,9 +95,10 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.edge.requests.Add(1)
 	if refusal := x.check(); refusal != nil {
 		x.refuse(*refusal)
-	} else {
+	} else if x.passes() {
 		x.forward(p.pools)
 	}
+	x.sighted()
 	if x.app != nil {
 		x.app.count(x.status)
 	}

@@ -24,6 +24,7 @@ import (
 
 	"github.com/bulwark-paas/bulwark"
 	"github.com/bulwark-paas/bulwark/internal/edge/edgecontrol"
+	"github.com/bulwark-paas/bulwark/internal/edge/waf"
 	"github.com/bulwark-paas/bulwark/internal/fdpass"
 )
 
@@ -287,6 +288,15 @@ func newParts(t testing.TB, dir string) *parts {
 		unixSocket(t, "unix", filepath.Join(dir, "issued")), unixSocket(t, "unixpacket", filepath.Join(dir, "dial"))}
 }
 
+// stockFirewall is one for all tests: to read the rules takes a while.
+var stockFirewall = sync.OnceValue(func() *waf.Firewall {
+	f, err := waf.New(waf.Config{})
+	if err != nil {
+		panic(err)
+	}
+	return f
+})
+
 var testHosts = []bulwark.HostName{"a.example.org", "b.example.org"}
 
 // newRig starts an edge that serves a.example.org, b.example.org and *.wild.example.org with certificates, and no app.
@@ -298,6 +308,7 @@ func newRig(t testing.TB, change func(*Config)) *rig {
 	r.control, r.certs = edgecontrol.New(filepath.Join(dir, "control")), edgecontrol.New(filepath.Join(dir, "certs"))
 	r.issued = edgecontrol.New(filepath.Join(dir, "issued"))
 	r.cfg = p.config(t)
+	r.cfg.Firewall = stockFirewall()
 	r.cfg.Keeper, r.cfg.AccessLog, r.cfg.Grace = r.keeper, r.log, 5*time.Second
 	if change != nil {
 		change(&r.cfg)

@@ -16,9 +16,10 @@ const maxStored = 64 << 20
 // The things that are stored. The supervisor refuses a name that one of the edge's listeners has ("certs" is one), so that
 // what is handed over is never mistaken for a listener.
 const (
-	keptTable  = "table"
-	keptCerts  = "certificates" // of the installation's own making
-	keptIssued = "issued"       // of certificate authorities
+	keptTable   = "table"
+	keptCerts   = "certificates" // of the installation's own making
+	keptIssued  = "issued"       // of certificate authorities
+	keptShields = "shields"
 )
 
 // store hands sealed memory to the supervisor. Each thing alternates between two names and the older is removed only

@@ -230,12 +230,15 @@ func (n *Node) publish(ctx context.Context) {
 			body, err = json.Marshal(certs)
 		}
 		if err == nil && (!bytes.Equal(body, sent) || time.Since(at) > 30*time.Second) {
-			if err = putCertificates(ctx, client, body); err == nil {
+			if err = tellEdge(ctx, client, "/certificates", body); err == nil {
 				sent, at = body, time.Now()
 			}
 		}
 		if err != nil && ctx.Err() == nil {
 			n.config.Log.Debug("the edge takes no certificates", "error", err)
+		}
+		if err := n.shields.push(ctx, n.ledger); err != nil && ctx.Err() == nil {
+			n.config.Log.Debug("the edge takes no shields", "error", err)
 		}
 		select {
 		case <-ctx.Done():
@@ -253,8 +256,8 @@ func unixClient(path string) *http.Client {
 	}}}
 }
 
-func putCertificates(ctx context.Context, client *http.Client, body []byte) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPut, "http://edge/certificates", bytes.NewReader(body))
+func tellEdge(ctx context.Context, client *http.Client, path string, body []byte) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPut, "http://edge"+path, bytes.NewReader(body))
 	if err != nil {
 		return err
 	}

@@ -106,6 +106,7 @@ type Node struct {
 	instances *instances
 	builds    *builds
 	authority *authority
+	shields   shields
 	certs     *certkeep.Keeper
 	outward   *outward
 	graced    chan struct{} // an app was destroyed, so there is a grace to wait for
@@ -141,6 +142,7 @@ func open(ctx context.Context, c Config) (*Node, error) {
 		return nil, err
 	}
 	n := &Node{config: c, keys: keys, ledger: l, graced: make(chan struct{}, 1)}
+	n.shields.client = unixClient(c.Sockets.EdgeCerts)
 	if n.authority, err = openAuthority(filepath.Join(c.Dir, "keys"), c.Domain); err != nil {
 		return nil, err
 	}

@@ -68,6 +68,9 @@ func (n *Node) routes() http.Handler {
 			n.instances.hostsChanged(ctx, r.App)
 			n.instances.changed.send() // what depends on rules and hosts looks again
 		}
+		if err == nil && r.Kind == statement.KindShieldSet {
+			n.shieldsChanged(ctx)
+		}
 		if err == nil && r.Kind == statement.KindProjectRotate {
 			n.settleKeys(ctx)
 		}
@@ -163,6 +166,10 @@ func (n *Node) routes() http.Handler {
 	verb(n, mux, "certificates", func(context.Context, struct{}) (*[]certsapi.Status, error) {
 		all := n.certs.Status()
 		return &all, nil
+	})
+	verb(n, mux, "shield", func(ctx context.Context, in nodeapi.Push) (*bulwark.Shield, error) {
+		s, err := n.ledger.Shield(ctx, in.App)
+		return &s, err
 	})
 	verb(n, mux, "opened", func(ctx context.Context, _ struct{}) (*nodeapi.Opened, error) { return n.outward.opened(ctx) })
 	verb(n, mux, "running", n.running)

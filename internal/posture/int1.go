@@ -3,8 +3,10 @@ package posture
 import (
 	"context"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/bulwark-paas/bulwark"
 )
@@ -53,7 +55,7 @@ func probeINT1(ctx context.Context, w *World, r *Record) error {
 			r.Refused(what, !a.Reached, a.Detail)
 		}
 	}
-	return w.nothingLeft(r)
+	return w.nothingLeft(ctx, r)
 }
 
 // buildTargets are the places that a build must not reach, as arguments for the kit, with what they are by the kit's names.
@@ -116,27 +118,53 @@ func local(args []string) []string {
 	return out
 }
 
+// leftTime is how long a builder may be on its way in or out: what has a place and no process then was left behind.
+const leftTime = 20 * time.Second
+
 // nothingLeft looks for builders that are gone.
-func (w *World) nothingLeft(r *Record) error {
-	members, err := cgroupMembers("/" + w.Installation.BuildCgroupName() + "/")
-	if err != nil {
-		return err
-	}
-	var places []string
-	for _, dir := range []string{filepath.Join(w.Installation.RunDir(), "rootfs"), w.Installation.BuildDir()} {
-		found, err := filepath.Glob(filepath.Join(dir, "bld_*"))
+func (w *World) nothingLeft(ctx context.Context, r *Record) error {
+	var over map[string]bool
+	running := 0
+	for end := time.Now().Add(leftTime); ; {
+		now, n, err := w.buildersOver()
 		if err != nil {
 			return err
 		}
-		places = append(places, found...)
-	}
-	over := 0
-	for _, path := range places {
-		// Another tenant's build may run now.
-		if _, err := bulwark.ParseBuildID(filepath.Base(path)); err == nil && len(members[filepath.Base(path)]) == 0 {
-			over++
+		if over == nil {
+			over = now
+		}
+		// Another tenant's builder that begins or ends now is another one the next time, or gone.
+		maps.DeleteFunc(over, func(id string, _ bool) bool { return !now[id] })
+		if running = n; len(over) == 0 || time.Now().After(end) {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Second):
 		}
 	}
-	r.Refused("leave something of a builder behind", over == 0, fmt.Sprintf("%d of builders that are gone; %d builders run", over, len(members)))
+	r.Refused("leave something of a builder behind", len(over) == 0, fmt.Sprintf("%d of builders that are gone; %d builders run", len(over), running))
 	return nil
+}
+
+// buildersOver are the builders of which something is there, but no process; running is of how many there are processes.
+func (w *World) buildersOver() (over map[string]bool, running int, err error) {
+	members, err := cgroupMembers("/" + w.Installation.BuildCgroupName() + "/")
+	if err != nil {
+		return nil, 0, err
+	}
+	over = map[string]bool{}
+	for _, dir := range []string{filepath.Join(w.Installation.RunDir(), "rootfs"), w.Installation.BuildDir()} {
+		found, err := filepath.Glob(filepath.Join(dir, "bld_*"))
+		if err != nil {
+			return nil, 0, err
+		}
+		for _, path := range found {
+			if _, err := bulwark.ParseBuildID(filepath.Base(path)); err == nil && len(members[filepath.Base(path)]) == 0 {
+				over[filepath.Base(path)] = true
+			}
+		}
+	}
+	return over, len(members), nil
 }

@@ -66,6 +66,7 @@ func Rules() map[statement.Kind]Rule {
 		statement.KindDomainRemove: {On: App, Roles: developers()},
 		statement.KindEgressAllow:  {On: App, Roles: owners()},
 		statement.KindEgressDeny:   {On: App, Roles: developers()},
+		statement.KindShieldSet:    {On: App, Roles: developers()},
 		statement.KindAppDestroy:   {On: App, Roles: owners()},
 		statement.KindAppRestore:   {On: App, Roles: owners()},
 		statement.KindProtect:      {On: App, Roles: owners()},

@@ -80,7 +80,8 @@ func (s *Server) settled(ctx context.Context, tx *sql.Tx, r *nodeapi.Receipt) er
 	case statement.KindConfigSet, statement.KindRollback, statement.KindResize:
 		_, err := s.changed(ctx, tx, r)
 		return err
-	case statement.KindDomainAdd, statement.KindDomainRemove, statement.KindBuildSecret, statement.KindEgressAllow, statement.KindEgressDeny:
+	case statement.KindDomainAdd, statement.KindDomainRemove, statement.KindBuildSecret, statement.KindEgressAllow, statement.KindEgressDeny,
+		statement.KindShieldSet:
 		return s.set(ctx, tx, r)
 	case statement.KindOrgCreate, statement.KindProjectCreate:
 		return placed(ctx, tx, r)
@@ -345,7 +346,7 @@ func (s *Server) setting(ctx context.Context, actor access.Actor, in *appSignedI
 		}
 	}
 	_, err = s.submit(ctx, in.Body.Envelope, a.ID, s.set, statement.KindDomainAdd, statement.KindDomainRemove, statement.KindBuildSecret,
-		statement.KindEgressAllow, statement.KindEgressDeny)
+		statement.KindEgressAllow, statement.KindEgressDeny, statement.KindShieldSet)
 	if err != nil {
 		return struct{}{}, err
 	}

@@ -74,6 +74,7 @@ type Server struct {
 	instances *instance.Manager
 	cron      *instance.Cron
 	routes    *route.Pusher
+	edge      *edgecontrol.Client
 	gate      *source.Gate
 	uploads   *source.Uploads
 	inbox     *inbox
@@ -151,7 +152,8 @@ func open(ctx context.Context, c Config) (*Server, error) {
 	}
 	s.instances = instance.New(d, s.node, s.jobs.Open, c.Log)
 	s.cron = instance.NewCron(s.instances, c.Log)
-	s.routes = route.New(d, edgecontrol.New(c.EdgeSocket), s.instances, c.Domain, c.Log)
+	s.edge = edgecontrol.New(c.EdgeSocket)
+	s.routes = route.New(d, s.edge, s.instances, c.Domain, c.Log)
 	s.inbox = &inbox{db: d, node: s.node, effect: s.settled, log: c.Log, done: func() {
 		s.jobs.Wake()
 		s.instances.Kick()

@@ -23,12 +23,15 @@ func applySetting(tx *sql.Tx, a *app.App, r *nodeapi.Receipt) (string, error) {
 	var domain statement.Domain
 	var rule statement.Egress
 	var secrets statement.ConfigSet
+	var shield statement.Shield
 	var body any = &domain
 	switch r.Kind {
 	case statement.KindEgressAllow, statement.KindEgressDeny:
 		body = &rule
 	case statement.KindBuildSecret:
 		body = &secrets
+	case statement.KindShieldSet:
+		body = &shield
 	}
 	if err := json.Unmarshal(r.Body, body); err != nil {
 		return "", err
@@ -42,6 +45,8 @@ func applySetting(tx *sql.Tx, a *app.App, r *nodeapi.Receipt) (string, error) {
 		return rule.Rule, app.AllowEgress(tx, a, rule.Rule)
 	case statement.KindEgressDeny:
 		return rule.Rule, app.DenyEgress(tx, a, rule.Rule)
+	case statement.KindShieldSet:
+		return shield.Change.String(), nil // the node keeps it, and is asked
 	case statement.KindBuildSecret:
 		set := slices.Sorted(maps.Keys(secrets.Set))
 		var words []string

@@ -50,6 +50,7 @@ const (
 	KindDomainRemove   Kind = "domain.remove"         // Domain
 	KindEgressAllow    Kind = "egress.allow"          // Egress
 	KindEgressDeny     Kind = "egress.deny"           // Egress
+	KindShieldSet      Kind = "shield.set"            // Shield
 	KindRegistryAllow  Kind = "build-registry.allow"  // Registry
 	KindRegistryRemove Kind = "build-registry.remove" // RegistryRemove
 	KindProtect        Kind = "app.protect"           // Protect
@@ -70,7 +71,7 @@ const (
 func Kinds() []Kind {
 	return []Kind{
 		KindPush, KindEnroll, KindKeyAdd, KindKeyRemove, KindAppCreate, KindAppDestroy, KindAppRestore, KindDeploy, KindRollback, KindConfigSet,
-		KindConfigReveal, KindBuildSecret, KindRun, KindResize, KindDomainAdd, KindDomainRemove, KindEgressAllow, KindEgressDeny,
+		KindConfigReveal, KindBuildSecret, KindRun, KindResize, KindDomainAdd, KindDomainRemove, KindEgressAllow, KindEgressDeny, KindShieldSet,
 		KindRegistryAllow, KindRegistryRemove, KindProtect, KindProtectApprove, KindApprove, KindOrgCreate, KindProjectCreate, KindProjectRotate,
 		KindMemberInvite, KindMemberUninvite, KindMemberSet, KindMemberRemove, KindTokenCreate, KindTokenRevoke,
 	}
@@ -184,6 +185,11 @@ type Domain struct {
 // Egress opens or closes a destination for an app: "host:port", "address/bits:port".
 type Egress struct {
 	Rule string `json:"rule"`
+}
+
+// Shield changes what protects an app at the edge.
+type Shield struct {
+	Change bulwark.ShieldChange `json:"change"`
 }
 
 // Registry lets all builders reach one more host: "host" or "host:port". A Dockerfile's FROM may name it as a registry of

@@ -88,6 +88,20 @@ func (c *Client) PutChallenges(ctx context.Context, all bulwark.Challenges) erro
 	return c.do(ctx, "PUT", "/challenges", nil, all, nil)
 }
 
+// PutShields replaces the shields of all apps that have one.
+func (c *Client) PutShields(ctx context.Context, list []bulwark.Shielded) error {
+	if list == nil {
+		list = []bulwark.Shielded{}
+	}
+	return c.do(ctx, "PUT", "/shields", nil, list, nil)
+}
+
+// Shield returns what was refused or noted of an app's requests in the last hour.
+func (c *Client) Shield(ctx context.Context, app bulwark.AppID) (s bulwark.ShieldStats, err error) {
+	err = c.do(ctx, "GET", "/shield?app="+string(app), nil, nil, &s)
+	return s, err
+}
+
 // leftHeader is in every answer of an edge that another one has taken over from: it did nothing of what it was asked.
 const leftHeader = "Bulwark-Left"
 

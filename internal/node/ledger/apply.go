@@ -96,6 +96,8 @@ func (l *Ledger) apply(tx *sql.Tx, p *Principal, s *statement.Statement, r *Rece
 			_, err := tx.Exec(`DELETE FROM egress WHERE app = ? AND rule = ?`, app.ID, b.Rule)
 			return err
 		})
+	case statement.KindShieldSet:
+		return decode(s, func(b statement.Shield) error { return setShield(tx, app, b.Change) })
 	}
 	return bulwark.Invalid(fmt.Sprintf("There is no statement of kind %q.", s.Kind), "Use a bulwark command of the same version as the server.")
 }

@@ -112,6 +112,7 @@ func finish(tx *sql.Tx, app bulwark.AppID) error {
 		`DELETE FROM config_value WHERE app = ?`,
 		`DELETE FROM build_secret WHERE app = ?`,
 		`DELETE FROM egress WHERE app = ?`,
+		`DELETE FROM shield WHERE app = ?`,
 		`DELETE FROM protect_request WHERE app = ?`,
 		`DELETE FROM approver WHERE app = ?`,
 		`DELETE FROM nonce WHERE app = ?`,

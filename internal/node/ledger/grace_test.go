@@ -154,7 +154,7 @@ func TestGraceRefuses(t *testing.T) {
 		statement.KindConfigSet: statement.ConfigSet{Base: 1}, statement.KindBuildSecret: statement.ConfigSet{},
 		statement.KindResize: statement.Resize{}, statement.KindDomainAdd: statement.Domain{Host: "a.example.net"},
 		statement.KindDomainRemove: statement.Domain{Host: "www.example.net"}, statement.KindEgressAllow: statement.Egress{Rule: "db.example.org:1"},
-		statement.KindEgressDeny: statement.Egress{Rule: "db.example.org:5432"}, statement.KindProtect: statement.Protect{Approvals: 1},
+		statement.KindEgressDeny: statement.Egress{Rule: "db.example.org:5432"}, statement.KindShieldSet: statement.Shield{}, statement.KindProtect: statement.Protect{Approvals: 1},
 		statement.KindApprove: statement.Approve{Generation: 1}, statement.KindProtectApprove: statement.ProtectApprove{},
 	} {
 		_, err := f.Submit(f.ctx(), f.sign(f.p.device, kind, f.app, body))

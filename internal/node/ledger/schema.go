@@ -117,7 +117,13 @@ ALTER TABLE registry ADD COLUMN ca TEXT NOT NULL DEFAULT '';
 `}, {ID: "ledger-tenants", SQL: tenants},
 		// A token that was made before has an hour from the epoch on: it is made anew with one command.
 		{ID: "ledger-token-life", SQL: `ALTER TABLE token ADD COLUMN until INTEGER NOT NULL DEFAULT 3600`},
-		{ID: "ledger-posture", SQL: posture}}
+		{ID: "ledger-posture", SQL: posture},
+		{ID: "ledger-shield", SQL: `
+CREATE TABLE shield (
+	app  TEXT PRIMARY KEY REFERENCES app (id),
+	body TEXT NOT NULL
+) STRICT;
+`}}
 }
 
 // tenants is the schema of people's roles. Everybody who was there before was an owner, and stays one.

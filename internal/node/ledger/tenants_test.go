@@ -121,6 +121,7 @@ func TestRolesTimesKinds(t *testing.T) {
 		statement.KindDomainRemove: func() any { return statement.Domain{Host: "shop.example.com"} },
 		statement.KindEgressAllow:  func() any { return statement.Egress{Rule: "db.example.org:5432"} },
 		statement.KindEgressDeny:   func() any { return statement.Egress{Rule: "db.example.org:5432"} },
+		statement.KindShieldSet:    func() any { return statement.Shield{Change: bulwark.ShieldChange{WAF: bulwark.WAFBlock}} },
 		statement.KindProtect:      func() any { return statement.Protect{Approvals: 1} },
 		statement.KindApprove:      func() any { return statement.Approve{Generation: 99} },  // as above
 		statement.KindAppRestore:   func() any { return statement.AppRestore{Name: "shop"} }, // which was not destroyed

@@ -1,0 +1,263 @@
+package edge
+
+import (
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/netip"
+	"path"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/bulwark-paas/bulwark"
+	"github.com/bulwark-paas/bulwark/internal/edge/waf"
+	"github.com/bulwark-paas/bulwark/internal/fdpass"
+)
+
+// guard protects one app: by what its people chose, or by what every app has.
+type guard struct {
+	chosen atomic.Pointer[chosen]
+	tally  tally
+	looks  chan struct{} // looks at its requests that are waited for now
+	queued atomic.Int32  // its requests that wait to be looked at
+}
+
+// chosen is a shield as it is applied. It is immutable.
+type chosen struct {
+	shield bulwark.Shield
+	mode   bulwark.WAFMode
+	limits []limiter
+}
+
+// usual limits each client's requests to one app where nobody chose another limit: more than a browser does, less than what hurts.
+func usual() limiter {
+	return limiter{usual: true, each: time.Second / 200, burst: 10 * time.Second, limit: bulwark.RateLimit{Rate: bulwark.Rate{Requests: 200, Window: time.Second}, Per: bulwark.PerClient}}
+}
+
+// guards are those of all apps.
+type guards struct {
+	meters *meters
+	began  time.Time // of the clock of meters
+	shares int       // looks of one app that may be waited for at a time
+	byHost atomic.Pointer[map[bulwark.HostName]*guard]
+
+	mu     sync.Mutex // guards what follows
+	all    map[bulwark.AppID]*guard
+	serial uint64 // of what the supervisor holds
+	limits uint64 // ids of limiters that were given
+}
+
+func newGuards(shares int) *guards {
+	g := &guards{meters: newMeters(), began: time.Now(), shares: shares, all: map[bulwark.AppID]*guard{}, limits: 1}
+	g.byHost.Store(&map[bulwark.HostName]*guard{})
+	return g
+}
+
+// of is the guard of a request. The node says which shield protects a host; for others the server's word of which app has it is enough,
+// since all have the same.
+func (g *guards) of(host bulwark.HostName, a *app) *guard {
+	if v := (*g.byHost.Load())[host]; v != nil {
+		return v
+	}
+	if v := a.guard.Load(); v != nil {
+		return v
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	v := g.get(a.id)
+	a.guard.Store(v)
+	return v
+}
+
+// get returns the guard of an app, made if there is none. The caller holds mu.
+func (g *guards) get(id bulwark.AppID) *guard {
+	v := g.all[id]
+	if v == nil {
+		v = &guard{looks: make(chan struct{}, g.shares)}
+		v.chosen.Store(g.choose(bulwark.Shield{}, nil))
+		g.all[id] = v
+	}
+	return v
+}
+
+// choose makes of a shield what is applied. A limit that was there before goes on counting. The caller holds mu.
+func (g *guards) choose(s bulwark.Shield, before *chosen) *chosen {
+	c := &chosen{shield: s, mode: s.WAF}
+	if c.mode == "" {
+		c.mode = bulwark.WAFDetect
+	}
+	for _, l := range s.Limits {
+		if before != nil {
+			if at := slices.IndexFunc(before.limits, func(v limiter) bool { return !v.usual && v.limit == l }); at >= 0 {
+				c.limits = append(c.limits, before.limits[at])
+				continue
+			}
+		}
+		g.limits++
+		c.limits = append(c.limits, newLimiter(g.limits, l))
+	}
+	if !slices.ContainsFunc(s.Limits, func(l bulwark.RateLimit) bool { return l.Per == bulwark.PerClient && l.Path == "" }) {
+		l := usual()
+		g.limits++
+		l.id = g.limits
+		if before != nil && before.limits[len(before.limits)-1].usual {
+			l.id = before.limits[len(before.limits)-1].id
+		}
+		c.limits = append(c.limits, l)
+	}
+	return c
+}
+
+// replace puts the shields of all apps that have one in the place of those before.
+func (g *guards) replace(list []bulwark.Shielded) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	hosts := map[bulwark.HostName]*guard{}
+	named := map[bulwark.AppID]bool{}
+	for _, s := range list {
+		v := g.get(s.App)
+		v.chosen.Store(g.choose(s.Shield, v.chosen.Load()))
+		named[s.App] = true
+		for _, h := range s.Hosts {
+			hosts[h] = v
+		}
+	}
+	for id, v := range g.all {
+		if !named[id] && !isDefault(v.chosen.Load()) {
+			v.chosen.Store(g.choose(bulwark.Shield{}, nil))
+		}
+	}
+	g.byHost.Store(&hosts)
+}
+
+func isDefault(c *chosen) bool {
+	s := c.shield
+	return s.WAF == "" && len(s.Limits)+len(s.Exclude)+len(s.Allow)+len(s.Deny) == 0
+}
+
+// storedShields is what is kept over a restart.
+type storedShields struct {
+	Serial  uint64             `json:"serial"`
+	Shields []bulwark.Shielded `json:"shields"`
+}
+
+func decodeStoredShields(b []byte) (storedShields, error) {
+	var s storedShields
+	err := fdpass.Decode(b, &s)
+	return s, err
+}
+
+// putShields takes the shields of all apps from the node.
+func (e *edge) putShields(r *http.Request) error {
+	b, err := readBody(r)
+	if err != nil {
+		return err
+	}
+	var list []bulwark.Shielded
+	if err := fdpass.Decode(b, &list); err != nil {
+		return err
+	}
+	e.certs.mu.Lock() // one message of the node at a time
+	defer e.certs.mu.Unlock()
+	e.guards.mu.Lock()
+	next := e.guards.serial + 1
+	e.guards.mu.Unlock()
+	stored, err := json.Marshal(storedShields{Serial: next, Shields: list})
+	if err != nil {
+		return errors.Join(errors.New("encode shields"), err)
+	}
+	if err := e.store.keep(keptShields, stored); err != nil {
+		return err
+	}
+	e.guards.mu.Lock()
+	e.guards.serial = next
+	e.guards.mu.Unlock()
+	e.guards.replace(list)
+	return nil
+}
+
+// shieldStats answers what was noted for an app.
+func (e *edge) shieldStats(r *http.Request) (bulwark.ShieldStats, error) {
+	id, err := bulwark.ParseAppID(r.FormValue("app"))
+	if err != nil {
+		return bulwark.ShieldStats{}, err
+	}
+	e.guards.mu.Lock()
+	v := e.guards.all[id]
+	e.guards.mu.Unlock()
+	if v == nil {
+		return bulwark.ShieldStats{Counts: map[bulwark.Refusal]int{}, Examples: []bulwark.ShieldExample{}}, nil
+	}
+	return v.tally.stats(time.Now()), nil
+}
+
+func newestFirst(list []bulwark.ShieldExample) {
+	slices.SortStableFunc(list, func(a, b bulwark.ShieldExample) int { return b.Time.Compare(a.Time) })
+}
+
+// passes asks whether a request may go on; if not, it has been answered.
+func (x *exchange) passes() bool {
+	x.guard = x.e.guards.of(x.host, x.app)
+	c := x.guard.chosen.Load()
+	at, err := netip.ParseAddr(x.client)
+	if err != nil { // net/http always gives one
+		x.refuse(pageBadRequest)
+		return false
+	}
+	at = at.Unmap()
+	if !within(c.shield.Allow, at) {
+		if within(c.shield.Deny, at) {
+			x.decline(bulwark.RefusedDeny, pageDenied)
+			return false
+		}
+		if !x.metered(c, at) {
+			return false
+		}
+	}
+	return c.mode == bulwark.WAFOff || x.inspected(c)
+}
+
+func within(list []netip.Prefix, a netip.Addr) bool {
+	return slices.ContainsFunc(list, func(p netip.Prefix) bool { return p.Contains(a) })
+}
+
+// metered counts a request against the limits.
+func (x *exchange) metered(c *chosen, at netip.Addr) bool {
+	now := time.Since(x.e.guards.began)
+	plain := path.Clean("/" + x.r.URL.Path) // as most apps read it, so that no spelling goes round a limit
+	for i := range c.limits {
+		l := &c.limits[i]
+		// Who connects from the machine itself is the operator's: a proxy in front, a test of load. A limit that was chosen counts those too.
+		if l.usual && at.IsLoopback() || l.limit.Path != "" && !waf.Below(plain, l.limit.Path) {
+			continue
+		}
+		var client netip.Addr
+		if l.limit.Per == bulwark.PerClient {
+			client = network(at)
+		}
+		if wait, inRow := x.e.guards.meters.take(l, client, now); wait > 0 {
+			x.e.slow(x.r.Context(), inRow)
+			p := pageLimited
+			p.retryAfter = strconv.Itoa(int(wait/time.Second) + 1)
+			x.decline(bulwark.RefusedLimit, p)
+			return false
+		}
+	}
+	return true
+}
+
+// decline refuses a request and notes why.
+func (x *exchange) decline(why bulwark.Refusal, p page) {
+	x.fault = string(why)
+	x.guard.tally.note(x.example(why))
+	x.refuse(p)
+}
+
+// example is the request as an example.
+func (x *exchange) example(why bulwark.Refusal) bulwark.ShieldExample {
+	p := x.path()
+	return bulwark.ShieldExample{Time: x.start.UTC(), Reason: why, ID: x.id, Client: x.client, Method: x.r.Method, Path: p[:min(len(p), 200)]}
+}

@@ -1,0 +1,105 @@
+package bulwark_test
+
+import (
+	"encoding/json"
+	"net/netip"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/bulwark-paas/bulwark"
+)
+
+func TestShieldWith(t *testing.T) {
+	net := func(s string) []netip.Prefix { return []netip.Prefix{netip.MustParsePrefix(s)} }
+	limit := func(rate string, per bulwark.Scope, path string) bulwark.RateLimit {
+		r, err := bulwark.ParseRate(rate)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return bulwark.RateLimit{Rate: r, Per: per, Path: path}
+	}
+	var s bulwark.Shield
+	step := func(c bulwark.ShieldChange, want bulwark.Shield) {
+		t.Helper()
+		before, _ := json.Marshal(s)
+		next, err := s.With(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		a, _ := json.Marshal(next)
+		b, _ := json.Marshal(want)
+		if string(a) != string(b) {
+			t.Errorf("%s:\n%s, want\n%s", c, a, b)
+		}
+		if after, _ := json.Marshal(s); string(after) != string(before) {
+			t.Errorf("%s changed what it was made of", c)
+		}
+		var back bulwark.Shield
+		if err := json.Unmarshal(a, &back); err != nil || !reflect.DeepEqual(back.Limits, next.Limits) && len(next.Limits) > 0 {
+			t.Errorf("it does not come back from JSON: %v %+v", err, back)
+		}
+		s = next
+	}
+	step(bulwark.ShieldChange{WAF: bulwark.WAFBlock}, bulwark.Shield{WAF: bulwark.WAFBlock})
+	step(bulwark.ShieldChange{Limit: []bulwark.RateLimit{limit("50r/s", bulwark.PerClient, ""), limit("3/h", bulwark.PerClient, "/login")}},
+		bulwark.Shield{WAF: bulwark.WAFBlock, Limits: []bulwark.RateLimit{limit("50r/s", bulwark.PerClient, ""), limit("3r/h", bulwark.PerClient, "/login")}})
+	step(bulwark.ShieldChange{Limit: []bulwark.RateLimit{limit("9r/m", bulwark.PerClient, "")}, Unlimit: []bulwark.LimitName{{Per: bulwark.PerClient, Path: "/login"}}, Deny: net("10.0.0.0/8")},
+		bulwark.Shield{WAF: bulwark.WAFBlock, Limits: []bulwark.RateLimit{limit("9r/m", bulwark.PerClient, "")}, Deny: net("10.0.0.0/8")})
+	step(bulwark.ShieldChange{Allow: net("10.0.0.0/8"), Exclude: []bulwark.Exclusion{{Rule: 1}, {Rule: 1}, {Rule: 2, Arg: "q"}}},
+		bulwark.Shield{WAF: bulwark.WAFBlock, Limits: s.Limits, Allow: net("10.0.0.0/8"), Exclude: []bulwark.Exclusion{{Rule: 1}, {Rule: 2, Arg: "q"}}})
+	step(bulwark.ShieldChange{Forget: net("10.0.0.0/8"), Include: []bulwark.Exclusion{{Rule: 1}}},
+		bulwark.Shield{WAF: bulwark.WAFBlock, Limits: s.Limits, Exclude: []bulwark.Exclusion{{Rule: 2, Arg: "q"}}})
+
+	many := make([]netip.Prefix, 0, 2000)
+	for i := range 2000 {
+		many = append(many, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), 32))
+	}
+	for name, c := range map[string]bulwark.ShieldChange{
+		"nothing":               {},
+		"a limit of nobody":     {Limit: []bulwark.RateLimit{{Rate: s.Limits[0].Rate}}},
+		"a limit of nothing":    {Limit: []bulwark.RateLimit{{Per: bulwark.PerApp}}},
+		"a limit at no path":    {Limit: []bulwark.RateLimit{limit("1r/s", bulwark.PerApp, "login")}},
+		"a limit with a query":  {Limit: []bulwark.RateLimit{limit("1r/s", bulwark.PerApp, "/a?b")}},
+		"no such limit":         {Unlimit: []bulwark.LimitName{{Per: bulwark.PerApp}}},
+		"a network with a rest": {Deny: []netip.Prefix{netip.MustParsePrefix("10.0.0.1/8")}},
+		"no network":            {Deny: []netip.Prefix{{}}},
+		"too many networks":     {Allow: many},
+		"no rule":               {Exclude: []bulwark.Exclusion{{Path: "/"}}},
+		"a long argument":       {Exclude: []bulwark.Exclusion{{Rule: 1, Arg: strings.Repeat("x", 300)}}},
+	} {
+		if _, err := s.With(c); err == nil {
+			t.Errorf("%s is taken", name)
+		}
+	}
+}
+
+func FuzzParseRate(f *testing.F) {
+	f.Add("50r/s")
+	f.Add("1/h")
+	f.Add("-1r/m")
+	f.Fuzz(func(t *testing.T, s string) {
+		r, err := bulwark.ParseRate(s)
+		if err != nil {
+			return
+		}
+		if again, err := bulwark.ParseRate(r.String()); err != nil || again != r || r.Requests < 1 {
+			t.Errorf("%q is %v, and that is %v (%v)", s, r, again, err)
+		}
+	})
+}
+
+func FuzzParseNetwork(f *testing.F) {
+	for _, s := range []string{"all", "10.0.0.0/8", "::1", "2001:db8::/32", "::ffff:10.0.0.1", "fe80::1%eth0"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		nets, err := bulwark.ParseNetwork(s)
+		if err != nil {
+			return
+		}
+		if _, err := (bulwark.Shield{}).With(bulwark.ShieldChange{Deny: nets}); err != nil && !nets[0].Addr().Is4In6() {
+			t.Errorf("%q is %v, which no shield takes: %v", s, nets, err)
+		}
+	})
+}
