@@ -315,7 +315,8 @@ type ShieldExample struct {
 	ID     string    `json:"id"` // of the request, as its answer had it
 	Client string    `json:"client"`
 	Method string    `json:"method"`
-	Path   string    `json:"path"` // without the query
+	Path   string    `json:"path"`            // without the query
+	Patch  PatchName `json:"patch,omitempty"` // that it met
 	Rules  []WAFRule `json:"rules,omitempty"`
 }
 

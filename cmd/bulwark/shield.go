@@ -49,6 +49,7 @@ come at once.`
 		}
 		return shieldSettings(), cobra.ShellCompDirectiveNoFileComp
 	}
+	cmd.AddCommand(c.patchCommand())
 	return c.forApp(cmd)
 }
 
@@ -175,7 +176,7 @@ func (c *cli) showRefusals(h bulwark.ShieldStats) {
 	c.head("Examples")
 	rows = nil
 	for _, x := range h.Examples {
-		rows = append(rows, []string{x.Time.UTC().Format(time.TimeOnly), string(x.Reason), x.Client, x.Method + " " + x.Path, ruleWords(x.Rules), x.ID})
+		rows = append(rows, []string{x.Time.UTC().Format(time.TimeOnly), string(x.Reason), x.Client, x.Method + " " + x.Path, ruleWords(x), x.ID})
 	}
 	c.table(rows)
 }
@@ -194,6 +195,8 @@ func refusals() []struct {
 		{bulwark.RefusedWAF, "refused: looked like an attack"},
 		{bulwark.NotedWAF, "passed on: looked like an attack"},
 		{bulwark.SkippedWAF, "passed on: not looked at, too much was to be done"},
+		{bulwark.RefusedPatch, "refused: met a virtual patch"},
+		{bulwark.NotedPatch, "passed on: met a virtual patch in its dry run"},
 		{bulwark.RefusedBusy, "refused: too much was to be done"},
 	}
 }
@@ -220,7 +223,11 @@ func limitWords(s bulwark.Shield) string {
 }
 
 // ruleWords names the rule that says most: the first, with how many more there were.
-func ruleWords(rules []bulwark.WAFRule) string {
+func ruleWords(x bulwark.ShieldExample) string {
+	rules := x.Rules
+	if x.Patch != "" {
+		return "patch " + string(x.Patch)
+	}
 	if len(rules) == 0 {
 		return ""
 	}

@@ -51,6 +51,9 @@ const (
 	ReadRegistries   Action = "registry.read"
 	ManageRegistries Action = "registry.manage"
 
+	ReadPatches   Action = "patch.read"
+	ManagePatches Action = "patch.manage"
+
 	ListOrgs      Action = "org.list"
 	CreateOrg     Action = "org.create"
 	ReadMembers   Action = "member.read"
@@ -67,7 +70,7 @@ func Actions() []Action {
 	return []Action{Open, ReadSelf, ReadStatus, ReadKeys, ManageKeys, ListApps, CreateApp, ReadApp, ReadLogs, ChangeApp, Deploy, ScaleApp, DestroyApp, RestoreApp,
 		RevealConfig, OpenEgress, RunApp, RunCron, CancelBuild, ReadOperation, ReadRegistries, ManageRegistries, ListOrgs, CreateOrg, ReadMembers,
 		ManageMembers, Leave, CreateProject, RotateKey, ManageTokens, ExplainPolicy,
-		ReadCheckpoint, ReadAudit, WitnessAudit, ReadPosture, RunPosture, Approve, Protect}
+		ReadPatches, ManagePatches, ReadCheckpoint, ReadAudit, WitnessAudit, ReadPosture, RunPosture, Approve, Protect}
 }
 
 // Kind is what kind of thing a resource is.

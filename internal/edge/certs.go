@@ -225,6 +225,7 @@ func (e *edge) certsServer(from source) *http.Server {
 	mux.HandleFunc("PUT /certificates", func(w http.ResponseWriter, r *http.Request) { answer(w, e.putCertificates(from, r)) })
 	if from == own {
 		mux.HandleFunc("PUT /shields", func(w http.ResponseWriter, r *http.Request) { answer(w, e.putShields(r)) })
+		mux.HandleFunc("PUT /patches", func(w http.ResponseWriter, r *http.Request) { answer(w, e.putPatches(r)) })
 	}
 	if from == issued {
 		mux.HandleFunc("PUT /challenges", func(w http.ResponseWriter, r *http.Request) { answer(w, e.putChallenges(r)) })

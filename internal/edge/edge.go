@@ -101,6 +101,7 @@ type edge struct {
 	closing  context.Context
 	guards   *guards
 	firewall *firewall
+	patches  *patches
 	slowed   atomic.Int64 // answers that wait, see slow
 	leaving  atomic.Bool  // another edge accepts now; each answer ends its connection
 	alone    time.Time    // when the edge before, if there was one, answers no request any more that it had not begun
@@ -128,6 +129,7 @@ func Run(ctx context.Context, cfg Config) error {
 	if cfg.observe != nil {
 		e.firewall.observe = cfg.observe
 	}
+	e.patches = newPatches()
 	e.guards = newGuards(e.firewall.share())
 	if e.alone = time.Now(); len(cfg.Restored) > 0 {
 		e.alone = e.alone.Add(handoverTime)
@@ -270,6 +272,11 @@ func (e *edge) restore() {
 		e.store.adopt(keptShields, name, e.cfg.Restored)
 		e.guards.serial = s.Serial
 		e.guards.replace(s.Shields)
+	}
+	if p, name, ok := newest(e.cfg.Restored, keptPatches, decodeStoredPatches, func(p storedPatches) uint64 { return p.Serial }, e.cfg.Logger); ok {
+		e.store.adopt(keptPatches, name, e.cfg.Restored)
+		e.patches.serial = p.Serial
+		e.patches.replace(p.Patches, time.Now())
 	}
 	for _, files := range e.cfg.Restored {
 		for _, f := range files {

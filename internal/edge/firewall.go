@@ -155,21 +155,41 @@ func telling(all []bulwark.WAFRule) []bulwark.WAFRule {
 	return out
 }
 
-// inspected has the firewall look at the request, now or later; false: it was refused and answered.
+// inspected has patches and firewall look at the request, now or later; false: it was refused and answered.
 func (x *exchange) inspected(c *chosen) bool {
-	x.sight = &sight{guard: x.guard, answer: firstBytes{f: x.e.firewall}}
-	if c.mode != bulwark.WAFBlock {
-		x.keepBody()
+	patches := x.e.patches.current.Load()
+	blocks := c.mode == bulwark.WAFBlock
+	if c.mode == bulwark.WAFOff && len(patches.list) == 0 {
 		return true
 	}
-	s := x.sight
-	x.sight = nil
-	kept, why := x.firstOfBody()
-	if why != nil {
-		x.refuse(*why)
+	s := &sight{guard: x.guard, answer: firstBytes{f: x.e.firewall}}
+	now := blocks || patches.body
+	if now {
+		kept, why := x.firstOfBody()
+		if why != nil {
+			x.refuse(*why)
+			return false
+		}
+		x.describe(s, c, kept)
+	} else if len(patches.list) > 0 {
+		x.describe(s, c, nil)
+	}
+	if !x.patched(patches, &s.request) {
 		return false
 	}
-	x.describe(s, c, kept)
+	switch {
+	case c.mode == bulwark.WAFOff:
+		return true
+	case !blocks:
+		x.sight = s
+		if now {
+			s.body = &firstBytes{kept: s.request.Body}
+			x.held -= int64(cap(s.request.Body)) // it is the sight's now
+		} else {
+			x.keepBody()
+		}
+		return true
+	}
 	if !x.e.firewall.turn(x.r.Context(), x.guard) {
 		x.decline(bulwark.RefusedBusy, pageBusy)
 		return false
@@ -256,8 +276,8 @@ func (x *exchange) sighted() {
 	if x.look != nil {
 		x.e.firewall.observe(x.id, x.look.Verdict())
 		x.look.End()
-		x.e.firewall.copied.Add(-x.held)
 	}
+	x.e.firewall.copied.Add(-x.held)
 	s := x.sight
 	if s == nil {
 		return
@@ -340,7 +360,6 @@ func (x *exchange) firstOfBody() (kept []byte, why *page) {
 	x.held = int64(cap(first.kept))
 	_ = rc.SetReadDeadline(time.Time{}) // it would end the watch for a client that leaves
 	if end != nil && end != io.EOF {
-		x.e.firewall.copied.Add(-x.held)
 		x.fault = "request cut off"
 		return nil, &pageSlowRequest
 	}

@@ -217,7 +217,7 @@ func (x *exchange) passes() bool {
 			return false
 		}
 	}
-	return c.mode == bulwark.WAFOff || x.inspected(c)
+	return x.inspected(c)
 }
 
 func within(list []netip.Prefix, a netip.Addr) bool {

@@ -96,7 +96,7 @@ func hardened(mode string) error {
 func withoutCgo(t *testing.T) string {
 	t.Helper()
 	bin := filepath.Join(t.TempDir(), "child")
-	cmd := exec.Command("go", "test", "-c", "-o", bin, ".")
+	cmd := exec.Command("go", "test", "-c", "-tags", "no_fs_access", "-o", bin, ".")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
@@ -160,7 +160,7 @@ func TestHardenedProcessServes(t *testing.T) {
 	defer r.control.Close()
 	r.trust(newAuthority(t))
 	r.table = bulwark.Table{Routes: map[bulwark.HostName]bulwark.AppID{}, Apps: map[bulwark.AppID]bulwark.Upstream{}}
-	r.serve("a.example.org", backend(t, func(w http.ResponseWriter, q *http.Request) { fmt.Fprint(w, q.Method) }))
+	app := r.serve("a.example.org", backend(t, func(w http.ResponseWriter, q *http.Request) { fmt.Fprint(w, q.Method) }))
 	for range 50 {
 		for _, h2 := range []bool{false, true} {
 			resp, err := r.client(h2).Post("https://a.example.org/", "x/y", strings.NewReader("x"))
@@ -170,6 +170,14 @@ func TestHardenedProcessServes(t *testing.T) {
 			resp.Body.Close()
 		}
 	}
+	// What it looks at opens no file: neither an upload nor a body that is larger than what is looked at.
+	upload := "--b\r\nContent-Disposition: form-data; name=\"f\"; filename=\"x.php\"\r\nContent-Type: text/plain\r\n\r\n" + strings.Repeat("<?php system('id'); ?> ", 20_000) + "\r\n--b--\r\n"
+	resp, err := r.client(true).Post("https://a.example.org/", "multipart/form-data; boundary=b", strings.NewReader(upload))
+	if err != nil || resp.StatusCode != 200 {
+		t.Fatal(resp, err)
+	}
+	resp.Body.Close()
+	r.stats(app, bulwark.NotedWAF, 1)
 	stored := map[string]bool{}
 	buf, oob := make([]byte, 4096), make([]byte, 64)
 	for len(stored) < 3 {

@@ -107,9 +107,13 @@ func TestAttackIsRefused(t *testing.T) {
 		c := r.client(h2)
 		for name, ask := range map[string]func() (*http.Response, string){
 			"in the query": func() (*http.Response, string) { return send(t, c, "GET", "/"+attackQuery, nil, nil) },
-			"in a header":  func() (*http.Response, string) { return send(t, c, "GET", "/", http.Header{"Referer": {"http://x/?q=" + evil}}, nil) },
-			"in a form":    func() (*http.Response, string) { return send(t, c, "POST", "/", form, strings.NewReader("q="+evil)) },
-			"in chunks":    func() (*http.Response, string) { return send(t, c, "POST", "/", form, io.MultiReader(strings.NewReader("q="+evil[:5]), strings.NewReader(evil[5:]))) },
+			"in a header": func() (*http.Response, string) {
+				return send(t, c, "GET", "/", http.Header{"Referer": {"http://x/?q=" + evil}}, nil)
+			},
+			"in a form": func() (*http.Response, string) { return send(t, c, "POST", "/", form, strings.NewReader("q="+evil)) },
+			"in chunks": func() (*http.Response, string) {
+				return send(t, c, "POST", "/", form, io.MultiReader(strings.NewReader("q="+evil[:5]), strings.NewReader(evil[5:])))
+			},
 			"in a file": func() (*http.Response, string) {
 				return send(t, c, "POST", "/", http.Header{"Content-Type": {"multipart/form-data; boundary=b"}},
 					strings.NewReader("--b\r\nContent-Disposition: form-data; name=\"q\"\r\n\r\n"+evil+"\r\n--b--\r\n"))
@@ -305,5 +309,82 @@ func TestTally(t *testing.T) {
 	}
 	if s := ta.stats(now.Add(300 * time.Minute)); len(s.Counts)+len(s.Examples) != 0 {
 		t.Errorf("hours later: %+v", s)
+	}
+}
+
+// A patch is over all apps as soon as the edge has it, refuses before an app sees anything, counts, comes back with the edge, and ends.
+func TestPatches(t *testing.T) {
+	r := newRig(t, nil)
+	got := make(chan string, 100)
+	app := r.serve(testHosts[0], backend(t, func(w http.ResponseWriter, q *http.Request) {
+		b, _ := io.ReadAll(q.Body)
+		got <- q.RequestURI + " " + string(b)
+	}))
+	r.shield(app, bulwark.Shield{WAF: bulwark.WAFOff})
+	put := func(list ...bulwark.Patch) {
+		t.Helper()
+		if err := r.certs.PutPatches(context.Background(), list); err != nil {
+			t.Fatal(err)
+		}
+	}
+	state := func(name bulwark.PatchName) (s bulwark.PatchStats) {
+		t.Helper()
+		all, err := r.control.Patches(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range all {
+			if s.Name == name {
+				return s
+			}
+		}
+		return s
+	}
+	later := time.Now().Add(time.Hour)
+	body := bulwark.Patch{Name: "body", Rules: `SecRule ARGS "@contains evil" "id:1000,phase:2"`, Until: later}
+	head := bulwark.Patch{Name: "head", Rules: `SecRule REQUEST_HEADERS:X-Old "@streq 1" "id:1000,phase:1"`, Until: later, DryRun: true}
+	put(body, head, bulwark.Patch{Name: "wrong", Rules: "SecNothing", Until: later})
+	if s := state("wrong"); s.Live || s.Error == "" {
+		t.Errorf("one that cannot be read: %+v", s)
+	}
+	if !state("body").Live || !state("head").Live {
+		t.Error("one that cannot be read takes others along")
+	}
+	c := r.client(true)
+	form := http.Header{"Content-Type": {"application/x-www-form-urlencoded"}}
+	if resp, page := send(t, c, "POST", "/", form, strings.NewReader("q=so+evil+it+is")); resp.StatusCode != 403 || strings.Contains(page, "1000") {
+		t.Errorf("%d %s", resp.StatusCode, page)
+	}
+	if resp, _ := send(t, c, "GET", "/x", http.Header{"X-Old": {"1"}}, nil); resp.StatusCode != 200 || <-got != "/x " {
+		t.Errorf("in its dry run: %d", resp.StatusCode)
+	}
+	large := "q=" + strings.Repeat("good ", 100_000)
+	if resp, _ := send(t, c, "POST", "/y", form, strings.NewReader(large)); resp.StatusCode != 200 || <-got != "/y "+large {
+		t.Errorf("what is harmless: %d", resp.StatusCode)
+	}
+	if s := state("body"); s.Hits != 1 || s.Last.IsZero() {
+		t.Errorf("%+v", s)
+	}
+	if s := r.stats(app, bulwark.NotedPatch, 1); s.Counts[bulwark.RefusedPatch] != 1 || s.Examples[1].Patch != "body" {
+		t.Errorf("%+v", s)
+	}
+	put(body) // the same: it goes on counting
+	if s := state("body"); s.Hits != 1 {
+		t.Errorf("%+v", s)
+	}
+	if err := r.control.PutPatches(context.Background(), nil); err == nil {
+		t.Error("the server's socket takes patches")
+	}
+	stop := r.successor()
+	r.stop()
+	defer stop()
+	if resp, _ := send(t, r.client(true), "GET", "/?q=evil", nil, nil); resp.StatusCode != 403 {
+		t.Errorf("after a restart: %d", resp.StatusCode)
+	}
+	body.Until = time.Now().Add(300 * time.Millisecond)
+	put(body)
+	time.Sleep(time.Until(body.Until))
+	if resp, _ := send(t, r.client(true), "GET", "/?q=evil", nil, nil); resp.StatusCode != 200 {
+		t.Errorf("at its end: %d", resp.StatusCode)
 	}
 }

@@ -20,6 +20,7 @@ const (
 	keptCerts   = "certificates" // of the installation's own making
 	keptIssued  = "issued"       // of certificate authorities
 	keptShields = "shields"
+	keptPatches = "patches"
 )
 
 // store hands sealed memory to the supervisor. Each thing alternates between two names and the older is removed only

@@ -8,16 +8,23 @@ import (
 	"sync"
 	"time"
 
+	"github.com/bulwark-paas/bulwark"
 	"github.com/bulwark-paas/bulwark/internal/node/ledger"
 )
 
-// shields keeps what the edge knows of the apps' shields as the ledger has it. The node tells the edge itself: so whoever owns the server
-// cannot take an app's shield away.
+// shields keeps what the edge knows of the apps' shields and of virtual patches as the ledger has it. The node tells the edge itself: so
+// whoever owns the server can take neither away.
 type shields struct {
 	client *http.Client
 
-	mu   sync.Mutex // held while the edge is told; guards what follows
-	sent []byte
+	mu      sync.Mutex // held while the edge is told; guards what follows
+	shields told
+	patches told
+}
+
+// told is what the edge was told last.
+type told struct {
+	body []byte
 	at   time.Time
 }
 
@@ -27,22 +34,42 @@ const (
 	shieldsWait  = 3 * time.Second
 )
 
-// push tells the edge, if it does not know.
+// push tells the edge what it does not know.
 func (s *shields) push(ctx context.Context, l *ledger.Ledger) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	all, err := l.Shields(ctx)
+	if err == nil {
+		err = s.tell(ctx, "/shields", &s.shields, all)
+	}
 	if err != nil {
 		return err
 	}
-	body, err := json.Marshal(all)
-	if err != nil || bytes.Equal(body, s.sent) && time.Since(s.at) < shieldsAgain {
+	patches, err := l.Patches(ctx)
+	if err != nil {
 		return err
 	}
-	if err := tellEdge(ctx, s.client, "/shields", body); err != nil {
+	live := []bulwark.Patch{}
+	for _, p := range patches {
+		if p.Until.After(time.Now()) {
+			live = append(live, p.Patch)
+		}
+	}
+	return s.tell(ctx, "/patches", &s.patches, live)
+}
+
+func (s *shields) tell(ctx context.Context, path string, last *told, v any) error {
+	body, err := json.Marshal(v)
+	if err != nil || bytes.Equal(body, last.body) && time.Since(last.at) < shieldsAgain {
 		return err
 	}
-	s.sent, s.at = body, time.Now()
+	if err := tellEdge(ctx, s.client, path, body); err != nil {
+		// The connection may have led to an edge that another one has taken over from: the next leads to that.
+		if err = tellEdge(ctx, s.client, path, body); err != nil {
+			return err
+		}
+	}
+	*last = told{body, time.Now()}
 	return nil
 }
 

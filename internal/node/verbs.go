@@ -68,7 +68,7 @@ func (n *Node) routes() http.Handler {
 			n.instances.hostsChanged(ctx, r.App)
 			n.instances.changed.send() // what depends on rules and hosts looks again
 		}
-		if err == nil && r.Kind == statement.KindShieldSet {
+		if err == nil && slices.Contains([]statement.Kind{statement.KindShieldSet, statement.KindPatchAdd, statement.KindPatchRemove}, r.Kind) {
 			n.shieldsChanged(ctx)
 		}
 		if err == nil && r.Kind == statement.KindProjectRotate {
@@ -170,6 +170,14 @@ func (n *Node) routes() http.Handler {
 	verb(n, mux, "shield", func(ctx context.Context, in nodeapi.Push) (*bulwark.Shield, error) {
 		s, err := n.ledger.Shield(ctx, in.App)
 		return &s, err
+	})
+	verb(n, mux, "patches", func(ctx context.Context, _ struct{}) (*[]nodeapi.Patch, error) {
+		all, err := n.ledger.Patches(ctx)
+		out := []nodeapi.Patch{}
+		for _, p := range all {
+			out = append(out, nodeapi.Patch(p))
+		}
+		return &out, err
 	})
 	verb(n, mux, "opened", func(ctx context.Context, _ struct{}) (*nodeapi.Opened, error) { return n.outward.opened(ctx) })
 	verb(n, mux, "running", n.running)

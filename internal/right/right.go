@@ -46,6 +46,8 @@ func Rules() map[statement.Kind]Rule {
 		statement.KindOrgCreate:      {On: Installation, Roles: owners()},
 		statement.KindRegistryAllow:  {On: Installation, Roles: owners()},
 		statement.KindRegistryRemove: {On: Installation, Roles: owners()},
+		statement.KindPatchAdd:       {On: Installation, Roles: owners()},
+		statement.KindPatchRemove:    {On: Installation, Roles: owners()},
 
 		statement.KindProjectCreate:  {On: Place, Roles: owners()},
 		statement.KindProjectRotate:  {On: Place, Roles: owners()}, // the organisation's

@@ -83,6 +83,8 @@ func (s *Server) endpoints(a *api.API) {
 	api.Register(a, api.Op{ID: "remove-key", Method: post, Path: "/keys/remove", Summary: "Remove a key", Action: access.ManageKeys}, s.manageKeys)
 	api.Register(a, api.Op{ID: "list-registries", Method: get, Path: "/registries", Summary: "List the hosts that all builds may reach", Action: access.ReadRegistries}, s.listRegistries)
 	api.Register(a, api.Op{ID: "set-registry", Method: post, Path: "/registries", Summary: "Allow or remove a host for builds by a statement", Action: access.ManageRegistries}, s.setRegistry)
+	api.Register(a, api.Op{ID: "list-patches", Method: get, Path: "/patches", Summary: "Virtual patches, and what met them", Action: access.ReadPatches}, s.listPatches)
+	api.Register(a, api.Op{ID: "set-patch", Method: post, Path: "/patches", Summary: "Add or remove a virtual patch by a statement", Action: access.ManagePatches}, s.setPatch)
 	api.Register(a, api.Op{ID: "create-app", Method: post, Path: "/apps", Summary: "Create an app", Action: access.CreateApp}, s.createApp)
 	api.Register(a, api.Op{ID: "list-apps", Method: get, Path: "/apps", Summary: "List apps", Action: access.ListApps}, s.listApps)
 	api.Register(a, api.Op{ID: "list-certificates", Method: get, Path: "/certificates", Summary: "How the certificates of claimed host names stand", Action: access.ListApps}, s.listCertificates)

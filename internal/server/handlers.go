@@ -87,6 +87,8 @@ func (s *Server) settled(ctx context.Context, tx *sql.Tx, r *nodeapi.Receipt) er
 		return placed(ctx, tx, r)
 	case statement.KindRegistryAllow, statement.KindRegistryRemove:
 		return applyRegistry(ctx, tx, r)
+	case statement.KindPatchAdd, statement.KindPatchRemove:
+		return patched(ctx, tx, r)
 	case statement.KindApprove:
 		_, err := approved(ctx, tx, r)
 		return err

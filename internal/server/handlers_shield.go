@@ -2,12 +2,17 @@ package server
 
 import (
 	"context"
+	"database/sql"
+	"encoding/json"
+	"time"
 
 	"github.com/bulwark-paas/bulwark"
 	"github.com/bulwark-paas/bulwark/client"
 	"github.com/bulwark-paas/bulwark/internal/access"
 	"github.com/bulwark-paas/bulwark/internal/app"
+	"github.com/bulwark-paas/bulwark/internal/audit"
 	"github.com/bulwark-paas/bulwark/internal/node/nodeapi"
+	"github.com/bulwark-paas/bulwark/internal/statement"
 )
 
 // getShield tells what protects an app at the edge, by the node's word, and what the edge refused in the last hour.
@@ -26,4 +31,49 @@ func (s *Server) getShield(ctx context.Context, actor access.Actor, in *AppPath)
 	}
 	out.Hour = stats
 	return out, nil
+}
+
+// listPatches tells of the virtual patches, by the node's word, and what met them, by the edge's.
+func (s *Server) listPatches(ctx context.Context, _ access.Actor, _ *platformIn) ([]client.VirtualPatch, error) {
+	var all []nodeapi.Patch
+	if err := s.node.Call(ctx, "patches", struct{}{}, &all); err != nil {
+		return nil, err
+	}
+	stats, err := s.edge.Patches(ctx)
+	if err != nil {
+		return nil, bulwark.Fail(bulwark.KindUnavailable, "The edge does not answer.", "Try again in a moment.", err)
+	}
+	out := []client.VirtualPatch{}
+	for _, p := range all {
+		v := client.VirtualPatch{Patch: p.Patch, Version: p.Version, Person: p.Person, Added: p.Added}
+		for _, st := range stats {
+			if st.Name == p.Name {
+				v.Live, v.Error, v.Hits, v.Last = st.Live, st.Error, st.Hits, st.Last
+			}
+		}
+		out = append(out, v)
+	}
+	return out, nil
+}
+
+// setPatch takes a statement about virtual patches.
+func (s *Server) setPatch(ctx context.Context, _ access.Actor, in *signedIn) (struct{}, error) {
+	_, err := s.submit(ctx, in.Body.Envelope, "", patched, statement.KindPatchAdd, statement.KindPatchRemove)
+	return struct{}{}, err
+}
+
+// patched writes the record of a statement that the node took; the node keeps the patch itself.
+func patched(ctx context.Context, tx *sql.Tx, r *nodeapi.Receipt) error {
+	var body struct {
+		Name  bulwark.PatchName `json:"name"`
+		Until time.Time         `json:"until"`
+	}
+	if err := json.Unmarshal(r.Body, &body); err != nil {
+		return err
+	}
+	detail := string(body.Name)
+	if !body.Until.IsZero() {
+		detail += " until " + body.Until.UTC().Format(time.DateOnly)
+	}
+	return told(ctx, tx, r, bulwark.FirstProject, access.Platform(), audit.Done, detail)
 }

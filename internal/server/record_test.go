@@ -229,6 +229,8 @@ func (b *bed) call(id string) (request, bool) {
 		return request{body: b.signed(statement.KindKeyRemove, "", key)}, true
 	case "set-registry":
 		return request{body: b.signed(statement.KindRegistryAllow, "", statement.Registry{Host: "images.example.org"})}, true
+	case "set-patch":
+		return request{body: b.signed(statement.KindPatchAdd, "", bulwark.Patch{Name: "cve-2026-1", Rules: "SecAction", Until: time.Now().Add(time.Hour)})}, true
 	case "create-app":
 		return request{body: b.signed(statement.KindAppCreate, bulwark.NewAppID(), statement.AppCreate{Name: "other"})}, true
 	case "destroy-app":

@@ -53,6 +53,8 @@ const (
 	KindShieldSet      Kind = "shield.set"            // Shield
 	KindRegistryAllow  Kind = "build-registry.allow"  // Registry
 	KindRegistryRemove Kind = "build-registry.remove" // RegistryRemove
+	KindPatchAdd       Kind = "patch.add"             // bulwark.Patch
+	KindPatchRemove    Kind = "patch.remove"          // PatchRemove
 	KindProtect        Kind = "app.protect"           // Protect
 	KindProtectApprove Kind = "protect.approve"       // ProtectApprove
 	KindApprove        Kind = "release.approve"       // Approve
@@ -72,7 +74,7 @@ func Kinds() []Kind {
 	return []Kind{
 		KindPush, KindEnroll, KindKeyAdd, KindKeyRemove, KindAppCreate, KindAppDestroy, KindAppRestore, KindDeploy, KindRollback, KindConfigSet,
 		KindConfigReveal, KindBuildSecret, KindRun, KindResize, KindDomainAdd, KindDomainRemove, KindEgressAllow, KindEgressDeny, KindShieldSet,
-		KindRegistryAllow, KindRegistryRemove, KindProtect, KindProtectApprove, KindApprove, KindOrgCreate, KindProjectCreate, KindProjectRotate,
+		KindRegistryAllow, KindRegistryRemove, KindPatchAdd, KindPatchRemove, KindProtect, KindProtectApprove, KindApprove, KindOrgCreate, KindProjectCreate, KindProjectRotate,
 		KindMemberInvite, KindMemberUninvite, KindMemberSet, KindMemberRemove, KindTokenCreate, KindTokenRevoke,
 	}
 }
@@ -190,6 +192,11 @@ type Egress struct {
 // Shield changes what protects an app at the edge.
 type Shield struct {
 	Change bulwark.ShieldChange `json:"change"`
+}
+
+// PatchRemove takes a virtual patch away before its end.
+type PatchRemove struct {
+	Name bulwark.PatchName `json:"name"`
 }
 
 // Registry lets all builders reach one more host: "host" or "host:port". A Dockerfile's FROM may name it as a registry of

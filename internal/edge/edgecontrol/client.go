@@ -96,6 +96,20 @@ func (c *Client) PutShields(ctx context.Context, list []bulwark.Shielded) error 
 	return c.do(ctx, "PUT", "/shields", nil, list, nil)
 }
 
+// PutPatches replaces all virtual patches. One whose rules cannot be read is told by Patches.
+func (c *Client) PutPatches(ctx context.Context, list []bulwark.Patch) error {
+	if list == nil {
+		list = []bulwark.Patch{}
+	}
+	return c.do(ctx, "PUT", "/patches", nil, list, nil)
+}
+
+// Patches returns how the virtual patches stand.
+func (c *Client) Patches(ctx context.Context) (list []bulwark.PatchStats, err error) {
+	err = c.do(ctx, "GET", "/patches", nil, nil, &list)
+	return list, err
+}
+
 // Shield returns what was refused or noted of an app's requests in the last hour.
 func (c *Client) Shield(ctx context.Context, app bulwark.AppID) (s bulwark.ShieldStats, err error) {
 	err = c.do(ctx, "GET", "/shield?app="+string(app), nil, nil, &s)

@@ -48,6 +48,10 @@ func (l *Ledger) apply(tx *sql.Tx, p *Principal, s *statement.Statement, r *Rece
 		return decode(s, func(b statement.Registry) error { return allowRegistry(tx, b) })
 	case statement.KindRegistryRemove:
 		return decode(s, func(b statement.RegistryRemove) error { return removeRegistry(tx, b) })
+	case statement.KindPatchAdd:
+		return decode(s, func(b bulwark.Patch) error { return addPatch(tx, b, r, l.now()) })
+	case statement.KindPatchRemove:
+		return decode(s, func(b statement.PatchRemove) error { return removePatch(tx, b.Name) })
 	}
 	app, err := appByID(tx, s.App)
 	if err != nil {

@@ -123,6 +123,15 @@ CREATE TABLE shield (
 	app  TEXT PRIMARY KEY REFERENCES app (id),
 	body TEXT NOT NULL
 ) STRICT;
+`}, {ID: "ledger-patch", SQL: `
+CREATE TABLE patch (
+	name    TEXT PRIMARY KEY,
+	version INTEGER NOT NULL,
+	body    TEXT NOT NULL,
+	person  TEXT NOT NULL,
+	at      TEXT NOT NULL,
+	removed INTEGER NOT NULL
+) STRICT;
 `}}
 }
 

@@ -5,6 +5,8 @@ import (
 	"database/sql"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"time"
 
 	"github.com/bulwark-paas/bulwark"
 )
@@ -72,6 +74,75 @@ func (l *Ledger) Shields(ctx context.Context) ([]bulwark.Shielded, error) {
 		}
 		s.Hosts = append(s.Hosts, bulwark.HostName(name)+"."+l.domain)
 		out = append(out, s)
+	}
+	return out, rows.Err()
+}
+
+// Patch is a virtual patch with who made it.
+type Patch struct {
+	bulwark.Patch
+	Version int              // of this name
+	Person  bulwark.PersonID // who signed for it
+	Added   time.Time
+}
+
+func addPatch(tx *sql.Tx, p bulwark.Patch, r *Receipt, now time.Time) error {
+	if err := p.Check(); err != nil {
+		return err
+	}
+	if !p.Until.After(now) {
+		return bulwark.Invalid("The patch would end before it begins.", "Give a later end.")
+	}
+	if p.Until.After(now.Add(bulwark.MaxPatchLife)) {
+		return bulwark.Invalid("A patch is for a year at most.", "Give an earlier end; it can be made again.")
+	}
+	var others int
+	if err := tx.QueryRow(`SELECT count(*) FROM patch WHERE removed = 0 AND name <> ?`, p.Name).Scan(&others); err != nil {
+		return err
+	}
+	if others >= bulwark.MaxPatches {
+		return bulwark.Fail(bulwark.KindTooLarge, fmt.Sprintf("There are %d patches already, which is the most.", others), "Remove one first, or have one patch do what several do.", nil)
+	}
+	b, err := json.Marshal(p)
+	if err != nil {
+		return err
+	}
+	_, err = tx.Exec(`INSERT INTO patch (name, version, body, person, at, removed) VALUES (?,1,?,?,?,0)
+		ON CONFLICT DO UPDATE SET version = version + 1, body = excluded.body, person = excluded.person, at = excluded.at, removed = 0`,
+		p.Name, string(b), r.Person, now.UTC().Format(time.RFC3339))
+	return err
+}
+
+func removePatch(tx *sql.Tx, name bulwark.PatchName) error {
+	res, err := tx.Exec(`UPDATE patch SET removed = 1, body = '{}' WHERE name = ? AND removed = 0`, name)
+	if err != nil {
+		return err
+	}
+	if n, _ := res.RowsAffected(); n == 0 {
+		return bulwark.Fail(bulwark.KindNotFound, fmt.Sprintf("There is no patch %s.", name), "See bulwark shield patch list.", nil)
+	}
+	return nil
+}
+
+// Patches returns the virtual patches that were not removed, in the order of their names; those too that have come to their end.
+func (l *Ledger) Patches(ctx context.Context) ([]Patch, error) {
+	rows, err := l.db.Reader().QueryContext(ctx, `SELECT version, body, person, at FROM patch WHERE removed = 0 ORDER BY name`)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var out []Patch
+	for rows.Next() {
+		var p Patch
+		var body, at string
+		if err := rows.Scan(&p.Version, &body, &p.Person, &at); err != nil {
+			return nil, err
+		}
+		if err := json.Unmarshal([]byte(body), &p.Patch); err != nil {
+			return nil, err
+		}
+		p.Added, _ = time.Parse(time.RFC3339, at) // written by addPatch
+		out = append(out, p)
 	}
 	return out, rows.Err()
 }

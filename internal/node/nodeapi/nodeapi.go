@@ -289,6 +289,14 @@ type Stop struct {
 	Grace    bulwark.Duration   `json:"grace"`
 }
 
+// Patch is a virtual patch with who made it.
+type Patch struct {
+	bulwark.Patch
+	Version int              `json:"version"`
+	Person  bulwark.PersonID `json:"person"`
+	Added   time.Time        `json:"added"`
+}
+
 // Opened is what was opened beyond the internet to what connects for apps and builds, by statements of the apps' owners and by the
 // operator's configuration.
 type Opened struct {
