@@ -44,7 +44,7 @@ func TestBench(t *testing.T) {
 	for _, m := range []struct {
 		name string
 		take func(*bench) error
-	}{{"memory", benchMemory}, {"start", benchStart}, {"push", benchPush}, {"rollout", benchRollout}, {"edge", benchEdge}, {"audit", benchAudit}, {"posture", benchPosture}, {"hundred", benchHundred}} {
+	}{{"memory", benchMemory}, {"start", benchStart}, {"push", benchPush}, {"rollout", benchRollout}, {"edge", benchEdge}, {"audit", benchAudit}, {"flood", benchFlood}, {"posture", benchPosture}, {"hundred", benchHundred}} {
 		known = append(known, m.name)
 		if len(wanted) > 0 && !slices.Contains(wanted, m.name) {
 			continue

@@ -197,6 +197,7 @@ func refusals() []struct {
 		{bulwark.SkippedWAF, "passed on: not looked at, too much was to be done"},
 		{bulwark.RefusedPatch, "refused: met a virtual patch"},
 		{bulwark.NotedPatch, "passed on: met a virtual patch in its dry run"},
+		{bulwark.RefusedFlood, "refused: the app was sent more than its share of what the edge can do"},
 		{bulwark.RefusedBusy, "refused: too much was to be done"},
 	}
 }

@@ -27,6 +27,7 @@ func (x *exchange) exchange(pools *exchanges) bool {
 	c.budget = maxReplyHeader
 	_ = c.SetDeadline(time.Now().Add(set.firstByte))
 	stop := context.AfterFunc(x.r.Context(), c.abort) // after the deadline, which it replaces
+	x.yield()                                         // an instance that reads nothing makes this wait
 	n, err := c.Write(x.head)
 	if err == nil {
 		var resp *http.Response
@@ -218,7 +219,8 @@ func (x *exchange) stream(resp *http.Response, send *sender, pools *exchanges) b
 	rc := http.NewResponseController(x.w)
 	// With a length given, the last piece is flushed with the answer's end; without one, nobody knows when that is.
 	live := resp.ContentLength < 0 || strings.HasPrefix(resp.Header.Get("Content-Type"), "text/event-stream")
-	slow := x.r.ProtoMajor == 2 // over HTTP/1.1 the socket's own time-out watches the client
+	// A piece has to be taken within a minute: some who floods takes a byte now and then, and holds an instance by that.
+	defer func() { _ = rc.SetWriteDeadline(time.Time{}) }()
 	for {
 		if x.conn.r.Buffered() == 0 {
 			_ = x.conn.SetReadDeadline(time.Now().Add(send.set.pause))
@@ -229,9 +231,7 @@ func (x *exchange) stream(resp *http.Response, send *sender, pools *exchanges) b
 		n, err := resp.Body.Read(*buf)
 		if n > 0 {
 			x.sight.keep((*buf)[:n])
-			if slow {
-				_ = rc.SetWriteDeadline(time.Now().Add(clientStallTime))
-			}
+			_ = rc.SetWriteDeadline(time.Now().Add(clientStallTime))
 			k, werr := x.w.Write((*buf)[:n])
 			x.out += int64(k)
 			if werr == nil && live && err == nil && x.conn.r.Buffered() == 0 {

@@ -113,8 +113,8 @@ const (
 	clientGone             // the client gave up while it waited
 )
 
-// acquire counts a request into an instance that is not in tried, waiting for one to become free if it must.
-func (a *app) acquire(ctx context.Context, tried []*instance) (*instance, noInstance) {
+// acquire counts a request into an instance that is not in tried, waiting for one to become free if it must; waits is called before that.
+func (a *app) acquire(ctx context.Context, tried []*instance, waits func()) (*instance, noInstance) {
 	if a.waiting.Load() == 0 {
 		if i, busy := a.pick(tried); i != nil {
 			return i, gotInstance
@@ -128,6 +128,7 @@ func (a *app) acquire(ctx context.Context, tried []*instance) (*instance, noInst
 		return nil, queueFull
 	}
 	defer a.waiting.Add(-1)
+	waits()
 	patience := time.NewTimer(set.firstByte)
 	defer patience.Stop()
 	for {

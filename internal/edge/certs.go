@@ -215,7 +215,6 @@ func (s *certStore) tlsConfig() *tls.Config {
 		CurvePreferences:       []tls.CurveID{tls.X25519MLKEM768, tls.X25519, tls.CurveP256, tls.CurveP384},
 		SessionTicketsDisabled: true,
 		NextProtos:             []string{"h2", "http/1.1"},
-		GetConfigForClient:     s.forAuthority,
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -88,24 +89,26 @@ const (
 
 // edge is one running edge.
 type edge struct {
-	cfg      Config
-	tables   *tables
-	certs    *certStore
-	dialer   *dialer
-	log      *accessLog
-	store    *store
-	headers  defaultHeaders
-	plain    defaultHeaders // on the port for http
-	requests atomic.Uint64
-	upgraded sync.WaitGroup // hijacked connections, which http.Server does not count
-	closing  context.Context
-	guards   *guards
-	firewall *firewall
-	patches  *patches
-	slowed   atomic.Int64 // answers that wait, see slow
-	leaving  atomic.Bool  // another edge accepts now; each answer ends its connection
-	alone    time.Time    // when the edge before, if there was one, answers no request any more that it had not begun
-	open     atomic.Int64 // connections of clients that net/http counts
+	cfg        Config
+	tables     *tables
+	certs      *certStore
+	dialer     *dialer
+	log        *accessLog
+	store      *store
+	headers    defaultHeaders
+	plain      defaultHeaders // on the port for http
+	requests   atomic.Uint64
+	upgraded   sync.WaitGroup // hijacked connections, which http.Server does not count
+	closing    context.Context
+	guards     *guards
+	firewall   *firewall
+	patches    *patches
+	turns      *turns
+	turnedAway atomic.Uint64 // connections that there was no room for
+	slowed     atomic.Int64  // answers that wait, see slow
+	leaving    atomic.Bool   // another edge accepts now; each answer ends its connection
+	alone      time.Time     // when the edge before, if there was one, answers no request any more that it had not begun
+	open       atomic.Int64  // connections of clients that net/http counts
 	// httpsPort is what the address of a redirect has behind the host: ":8443", or nothing for the usual port.
 	httpsPort string
 }
@@ -129,7 +132,8 @@ func Run(ctx context.Context, cfg Config) error {
 	if cfg.observe != nil {
 		e.firewall.observe = cfg.observe
 	}
-	e.patches = newPatches()
+	e.patches, e.turns = newPatches(), newTurns(runtime.GOMAXPROCS(0))
+	e.firewall.short = e.turns.isShort
 	e.guards = newGuards(e.firewall.share())
 	if e.alone = time.Now(); len(cfg.Restored) > 0 {
 		e.alone = e.alone.Add(handoverTime)
@@ -141,12 +145,13 @@ func Run(ctx context.Context, cfg Config) error {
 	defer cancel()
 	wg.Go(func() { e.log.run(inner) })
 	wg.Go(func() { e.firewall.run(inner) })
+	wg.Go(func() { e.turns.watch(inner) })
 	wg.Go(func() { e.tables.sweep(inner) })
 	wg.Go(func() { e.dialer.accept(inner, cfg.Dial, cfg.DialUID) })
 	prepare(cfg.HTTPS)
 	prepare(cfg.HTTP)
 	servers := []*serving{
-		{e.httpsServer(), cfg.HTTPS, true}, {e.redirectServer(), cfg.HTTP, false},
+		{e.httpsServer(), e.bounded(cfg.HTTPS), true}, {e.redirectServer(), e.bounded(cfg.HTTP), false},
 		{e.controlServer(), &guarded{cfg.Control, []uint32{cfg.ServerUID, 0}, cfg.Logger}, false},
 		{e.certsServer(own), &guarded{cfg.Certs, []uint32{cfg.NodeUID, 0}, cfg.Logger}, false},
 		{e.certsServer(issued), &guarded{cfg.Issued, []uint32{cfg.CertsUID, 0}, cfg.Logger}, false},

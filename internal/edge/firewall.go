@@ -23,6 +23,7 @@ type firewall struct {
 	looks  chan struct{} // looks that are waited for
 	queue  chan *sight
 	copied atomic.Int64 // bytes of bodies that are kept for a look
+	short  func() bool  // whether processors are short
 	// observe is told of each look; tests watch it.
 	observe func(id string, v waf.Verdict)
 }
@@ -39,7 +40,7 @@ const (
 // newFirewall makes one with its rules, or one that waits for them: see load.
 func newFirewall(rules *waf.Firewall) *firewall {
 	f := &firewall{looks: make(chan struct{}, runtime.GOMAXPROCS(0)), queue: make(chan *sight, sightsMost), loaded: make(chan struct{}),
-		observe: func(string, waf.Verdict) {}}
+		observe: func(string, waf.Verdict) {}, short: func() bool { return false }}
 	if rules != nil {
 		f.rules.Store(rules)
 		close(f.loaded)
@@ -117,14 +118,22 @@ func (f *firewall) run(ctx context.Context) {
 			if len(f.queue) == 0 {
 				continue
 			}
-			// Where more comes than can be looked at, half of one processor's time goes into it: the rest is for serving.
+			// Where more comes than can be looked at, half of one processor's time goes into it, and where processors are short a
+			// twentieth: the rest is for serving.
 			select {
 			case <-ctx.Done():
 				return
-			case <-time.After(time.Since(began)):
+			case <-time.After(restAfter(time.Since(began), f.short())):
 			}
 		}
 	}
+}
+
+func restAfter(took time.Duration, short bool) time.Duration {
+	if short {
+		return 20 * took
+	}
+	return took
 }
 
 // noteOf looks at a request and notes what it is.
@@ -190,6 +199,7 @@ func (x *exchange) inspected(c *chosen) bool {
 		}
 		return true
 	}
+	x.yield() // looks have turns of their own
 	if !x.e.firewall.turn(x.r.Context(), x.guard) {
 		x.decline(bulwark.RefusedBusy, pageBusy)
 		return false
@@ -343,15 +353,17 @@ func (x *exchange) firstOfBody() (kept []byte, why *page) {
 	if x.framing == noBody {
 		return nil, nil
 	}
+	x.yield()
 	// Reading has net/http tell the client to go on, so nobody has to ask the app.
 	x.expects = false
 	rc := http.NewResponseController(x.w)
-	first := firstBytes{ReadCloser: x.r.Body, f: x.e.firewall}
+	first := firstBytes{f: x.e.firewall}
 	buf := make([]byte, 4<<10)
 	var end error
 	for len(first.kept) < waf.MaxBody && end == nil {
-		_ = rc.SetReadDeadline(time.Now().Add(clientStallTime))
-		_, end = first.Read(buf[:min(len(buf), waf.MaxBody-len(first.kept))])
+		var n int
+		n, end = x.readBody(rc, buf[:min(len(buf), waf.MaxBody-len(first.kept))], false)
+		first.keep(buf[:n])
 		if first.dropped {
 			x.fault = string(bulwark.RefusedBusy)
 			return nil, &pageBusy

@@ -21,6 +21,7 @@ func (x *exchange) forward(pools *exchanges) {
 	// A small body goes out together with the head: one write, no second goroutine, and a slow client costs the app
 	// nothing.
 	if x.framing == fixedLength && x.r.ContentLength <= smallBody && !x.expects {
+		x.yield()
 		if !x.readSmallBody() {
 			x.refuse(pageSlowRequest)
 			return
@@ -31,7 +32,7 @@ func (x *exchange) forward(pools *exchanges) {
 	tried := room[:0]
 	for {
 		began := time.Now()
-		inst, why := x.app.acquire(x.r.Context(), tried)
+		inst, why := x.app.acquire(x.r.Context(), tried, x.yield)
 		x.queued += time.Since(began)
 		if why != gotInstance {
 			x.unserved(why)
@@ -52,7 +53,11 @@ func (x *exchange) forward(pools *exchanges) {
 func (x *exchange) unserved(why noInstance) {
 	switch why {
 	case queueFull, waitedLong:
+		if why == queueFull {
+			x.slow(slowAfter) // to say so at once would have them come back at once
+		}
 		x.fault = "queue"
+		x.guard.tally.note(x.example(bulwark.RefusedBusy))
 		x.refuse(pageBusy)
 	case clientGone:
 		x.fault, x.status, x.aborted = "client gone", 499, true
@@ -125,6 +130,7 @@ func (x *exchange) connect(fresh bool) bulwark.DialError {
 			return ""
 		}
 	}
+	x.yield()
 	ctx := x.r.Context()
 	c, why := x.e.dialer.connect(ctx, x.inst.id, x.host)
 	if why != "" {

@@ -43,6 +43,7 @@ type guards struct {
 	began  time.Time // of the clock of meters
 	shares int       // looks of one app that may be waited for at a time
 	byHost atomic.Pointer[map[bulwark.HostName]*guard]
+	nobody guard // for what is for no app
 
 	mu     sync.Mutex // guards what follows
 	all    map[bulwark.AppID]*guard
@@ -208,6 +209,11 @@ func (x *exchange) passes() bool {
 		return false
 	}
 	at = at.Unmap()
+	if x.turn = x.e.turns.take(x.r.Context(), x.guard, x.client); !x.turn {
+		x.slow(slowAfter)
+		x.decline(bulwark.RefusedFlood, pageLimited)
+		return false
+	}
 	if !within(c.shield.Allow, at) {
 		if within(c.shield.Deny, at) {
 			x.decline(bulwark.RefusedDeny, pageDenied)
@@ -239,7 +245,7 @@ func (x *exchange) metered(c *chosen, at netip.Addr) bool {
 			client = network(at)
 		}
 		if wait, inRow := x.e.guards.meters.take(l, client, now); wait > 0 {
-			x.e.slow(x.r.Context(), inRow)
+			x.slow(inRow)
 			p := pageLimited
 			p.retryAfter = strconv.Itoa(int(wait/time.Second) + 1)
 			x.decline(bulwark.RefusedLimit, p)

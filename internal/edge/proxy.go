@@ -32,6 +32,7 @@ type exchange struct {
 	// What the firewall looked at before it let the request through, with the look, which goes on; nil where nobody waits for one.
 	look   *waf.Look
 	looked *waf.Request
+	turn   bool  // it has its turn, see turns
 	held   int64 // bytes of bodies that are kept
 	replay bool  // the answer's body was read before, in part or all of it
 	inst   *instance
@@ -42,8 +43,10 @@ type exchange struct {
 	status        int
 	in            atomic.Int64 // bytes of the request's body; the sender may be another goroutine
 	out           int64        // bytes of the answer's body
-	fault         string       // for the access log
-	aborted       bool         // the answer broke off: the client must see that
+	came          int64        // bytes of the request's body, and for how long they were waited for; see readBody
+	waited        time.Duration
+	fault         string // for the access log
+	aborted       bool   // the answer broke off: the client must see that
 
 	head []byte // the request's head, with a small body behind it
 }
@@ -68,11 +71,13 @@ func (e *edge) httpsServer() *http.Server {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(true)
+	config := e.certs.tlsConfig()
+	config.GetConfigForClient = e.hello
 	return &http.Server{
-		Handler: &proxy{edge: e, pools: newExchanges()}, TLSConfig: e.certs.tlsConfig(), Protocols: protocols,
+		Handler: &proxy{edge: e, pools: newExchanges()}, TLSConfig: config, Protocols: protocols,
 		ReadHeaderTimeout: readHeaderTime, IdleTimeout: keepAliveTime, MaxHeaderBytes: maxHeaderBytes,
 		ErrorLog: errorLog(e.cfg.Logger), DisableGeneralOptionsHandler: true, ConnState: e.count,
-		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 250, MaxReadFrameSize: 16384, SendPingTimeout: clientStallTime,
+		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 100, MaxReadFrameSize: 16384, SendPingTimeout: clientStallTime,
 			PingTimeout: 15 * time.Second, WriteByteTimeout: clientStallTime},
 	}
 }
@@ -98,6 +103,7 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	} else if x.passes() {
 		x.forward(p.pools)
 	}
+	x.yield()
 	x.sighted()
 	if x.app != nil {
 		x.app.count(x.status)

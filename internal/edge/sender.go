@@ -81,6 +81,26 @@ func (s *sender) interrupt() {
 	<-s.done
 }
 
+// How slowly a body may come: a client that sends a byte now and then holds a place at an instance for as long as it likes.
+const (
+	bodyGrace = 30 * time.Second // that may be waited for it in all
+	bodyRate  = 512              // bytes for each second more
+)
+
+// readBody reads a piece of the client's body. While the app answers, the client may take its time: both talk.
+func (x *exchange) readBody(rc *http.ResponseController, b []byte, talks bool) (int, error) {
+	patience := clientStallTime
+	if !talks {
+		patience = min(patience, bodyGrace+time.Duration(x.came)*time.Second/bodyRate-x.waited)
+	}
+	began := time.Now()
+	_ = rc.SetReadDeadline(began.Add(max(patience, time.Millisecond)))
+	n, err := x.r.Body.Read(b)
+	x.waited += time.Since(began)
+	x.came += int64(n)
+	return n, err
+}
+
 const (
 	chunkRoom = 16 // before a piece: its length in hexadecimal and a line end
 	chunkTail = 2
@@ -92,8 +112,7 @@ func (s *sender) run() {
 	defer s.pools.buffers.Put(buf)
 	rc := http.NewResponseController(s.x.w)
 	for {
-		_ = rc.SetReadDeadline(time.Now().Add(clientStallTime))
-		n, err := s.x.r.Body.Read((*buf)[chunkRoom : len(*buf)-chunkTail])
+		n, err := s.x.readBody(rc, (*buf)[chunkRoom:len(*buf)-chunkTail], s.answering.Load())
 		if n > 0 {
 			s.x.in.Add(int64(n))
 			if !s.write(s.piece(*buf, n)) {

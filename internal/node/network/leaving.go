@@ -38,8 +38,14 @@ func (o Opened) within(other Opened) bool {
 	return other.Port == o.Port && other.To.Bits() < o.To.Bits() && other.To.Masked().Contains(o.To.Addr())
 }
 
-// Rules returns the whole of it, a pure function. It is about the packets of three users and says nothing of anybody else's, so
-// what else the host has in rules stays as it is and counts as before.
+// How many connections one client may begin to the platform's ports: a handshake takes the edge as long as some ten requests.
+const (
+	beginsRate  = 100 // a second
+	beginsBurst = 1000
+)
+
+// Rules returns the whole of it, a pure function. It is about the packets of three users, and of who begins connections to the platform's own ports; it
+// says nothing of anybody else's, so what else the host has in rules stays as it is and counts as before.
 func (l Leaving) Rules() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "table inet %s\ndelete table inet %[1]s\ntable inet %[1]s {\n", l.Table)
@@ -96,7 +102,21 @@ func (l Leaving) Rules() string {
 		platform = append(platform, fmt.Sprint(p))
 	}
 	writeSet(&b, "platform", "inet_service", platform)
+	for _, kind := range []string{"4", "6"} {
+		// What is in it is the kernel's: who began connections of late. It holds so many, and forgets them after a minute.
+		writeSet(&b, "begins"+kind, "ipv"+kind+"_addr; flags dynamic,timeout; timeout 1m; size 65535", nil)
+	}
 	lines := []string{
+		"chain arrive {",
+		"\ttype filter hook input priority filter; policy accept;",
+		"\tiif lo accept",
+		"\ttcp dport @platform tcp flags & (fin | syn | rst | ack) == syn jump begin",
+		"}",
+		"chain begin {",
+		fmt.Sprintf("\tmeta nfproto ipv4 update @begins4 { ip saddr limit rate over %d/second burst %d packets } drop", beginsRate, beginsBurst),
+		// All addresses of one network of IPv6 are one client: whoever has one has all of them.
+		fmt.Sprintf("\tmeta nfproto ipv6 update @begins6 { ip6 saddr and ffff:ffff:ffff:ffff:: limit rate over %d/second burst %d packets } drop", beginsRate, beginsBurst),
+		"}",
 		"chain leave {",
 		"\ttype filter hook output priority filter; policy accept;",
 		fmt.Sprintf("\tmeta skuid %d goto egress", l.Egress),

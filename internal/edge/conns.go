@@ -1,0 +1,145 @@
+package edge
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/bulwark-paas/bulwark"
+)
+
+// Bounds of clients' connections. One that does nothing takes some 30 KiB.
+const (
+	connsMost     = 16384 // at a time, beyond which only who has few gets another
+	connsOfClient = 1024  // of one network, but for the machine itself
+	connsFew      = 16
+)
+
+// conns are the connections of clients.
+type conns struct {
+	net.Listener
+	e *edge
+
+	mu     sync.Mutex // guards what follows
+	all    int
+	client map[netip.Addr]int
+}
+
+func (e *edge) bounded(l net.Listener) net.Listener {
+	return &conns{Listener: l, e: e, client: map[netip.Addr]int{}}
+}
+
+// Accept returns the next connection that there is room for. Others are reset: an answer would cost what they are after.
+func (l *conns) Accept() (net.Conn, error) {
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		from := addressIn(c)
+		if !l.enter(from) {
+			if t, ok := c.(*net.TCPConn); ok {
+				_ = t.SetLinger(0)
+			}
+			c.Close()
+			l.e.turnedAway.Add(1)
+			continue
+		}
+		return &clientConn{Conn: c, of: l, from: from}, nil
+	}
+}
+
+func addressIn(c net.Conn) netip.Addr {
+	a, ok := c.RemoteAddr().(*net.TCPAddr)
+	if !ok {
+		return netip.Addr{}
+	}
+	return network(a.AddrPort().Addr())
+}
+
+func (l *conns) enter(from netip.Addr) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := l.client[from]
+	if n >= connsOfClient && !from.IsLoopback() || l.all >= connsMost && n >= connsFew || l.all >= connsMost+connsMost/8 {
+		return false
+	}
+	l.all++
+	l.client[from] = n + 1
+	return true
+}
+
+func (l *conns) leave(from netip.Addr) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.all--
+	if l.client[from]--; l.client[from] <= 0 {
+		delete(l.client, from)
+	}
+}
+
+// clientConn is a client's connection, below TLS.
+type clientConn struct {
+	net.Conn
+	of     *conns
+	from   netip.Addr
+	closed atomic.Bool
+	turn   atomic.Bool // held while a handshake computes
+}
+
+// Read gives the turn up, if a handshake has it: it waits for the client now.
+func (c *clientConn) Read(b []byte) (int, error) {
+	c.yield()
+	return c.Conn.Read(b)
+}
+
+// Close is as [net.Conn] has it.
+func (c *clientConn) Close() error {
+	if !c.closed.Swap(true) {
+		c.of.leave(c.from)
+	}
+	c.yield()
+	return c.Conn.Close()
+}
+
+// take waits for a turn; false: it does not come.
+func (c *clientConn) take(ctx context.Context, g *guard) bool {
+	if !c.of.e.turns.take(ctx, g, c.from.String()) {
+		return false
+	}
+	c.turn.Store(true)
+	if c.closed.Load() { // meanwhile, by somebody who did not see the turn
+		c.yield()
+	}
+	return true
+}
+
+func (c *clientConn) yield() {
+	if c.turn.Swap(false) {
+		c.of.e.turns.give()
+	}
+}
+
+// errBusy ends a handshake whose turn did not come.
+var errBusy = errors.New("too many handshakes")
+
+// hello is tls.Config.GetConfigForClient. A handshake computes for longer than most requests, so it waits for its turn as they do: among those of the
+// app that it is for.
+func (e *edge) hello(h *tls.ClientHelloInfo) (*tls.Config, error) {
+	if c, ok := h.Conn.(*clientConn); ok {
+		g := &e.guards.nobody
+		host := bulwark.HostName(strings.ToLower(h.ServerName))
+		if a := e.tables.route(host); a != nil {
+			g = e.guards.of(host, a)
+		}
+		if !c.take(h.Context(), g) {
+			return nil, errBusy
+		}
+	}
+	return e.certs.forAuthority(h)
+}
