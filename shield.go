@@ -17,7 +17,52 @@ type Shield struct {
 	Limits  []RateLimit    `json:"limits,omitempty"`
 	Allow   []netip.Prefix `json:"allow,omitempty"` // neither Deny nor a limit is about them
 	Deny    []netip.Prefix `json:"deny,omitempty"`
+	TLS     TLSPolicy      `json:"tls,omitempty"`
+	// Challenge has browsers compute something before they are let in; the zero value is ChallengeOff.
+	Challenge ChallengeMode `json:"challenge,omitempty"`
 }
+
+// TLSPolicy says what an app is spoken to by; the zero value is TLSIntermediate.
+type TLSPolicy string
+
+// The policies, after Mozilla's guideline of 2025 (version 6.0). What they mean moves with releases of Bulwark.
+const (
+	TLSIntermediate TLSPolicy = "intermediate" // TLS 1.2 with forward secrecy and authenticated encryption, and TLS 1.3
+	TLSModern       TLSPolicy = "modern"       // TLS 1.3
+)
+
+// ParseTLSPolicy checks s.
+func ParseTLSPolicy(s string) (TLSPolicy, error) {
+	switch p := TLSPolicy(s); p {
+	case TLSIntermediate, TLSModern:
+		return p, nil
+	}
+	return "", Invalid(fmt.Sprintf("There is no policy %s of TLS.", quote(s)), "The policies are intermediate and modern.")
+}
+
+// UnmarshalText implements [encoding.TextUnmarshaler] by ParseTLSPolicy.
+func (p *TLSPolicy) UnmarshalText(b []byte) error { return parseInto(p, b, ParseTLSPolicy) }
+
+// ChallengeMode says whether browsers have to compute something before they are let in.
+type ChallengeMode string
+
+// The modes.
+const (
+	ChallengeOff ChallengeMode = "off"
+	ChallengeOn  ChallengeMode = "on"
+)
+
+// ParseChallengeMode checks s.
+func ParseChallengeMode(s string) (ChallengeMode, error) {
+	switch m := ChallengeMode(s); m {
+	case ChallengeOff, ChallengeOn:
+		return m, nil
+	}
+	return "", Invalid(fmt.Sprintf("The challenge cannot be %s.", quote(s)), "It is on or off.")
+}
+
+// UnmarshalText implements [encoding.TextUnmarshaler] by ParseChallengeMode.
+func (m *ChallengeMode) UnmarshalText(b []byte) error { return parseInto(m, b, ParseChallengeMode) }
 
 // WAFMode says what the web application firewall does with a request that it takes for an attack; the zero value is WAFDetect.
 type WAFMode string
@@ -139,14 +184,16 @@ func (e Exclusion) String() string {
 
 // ShieldChange is what somebody wants changed of a Shield; what is not set stays.
 type ShieldChange struct {
-	WAF     WAFMode        `json:"waf,omitempty"`
-	Limit   []RateLimit    `json:"limit,omitempty"` // each takes the place of that for the same scope and path
-	Unlimit []LimitName    `json:"unlimit,omitempty"`
-	Allow   []netip.Prefix `json:"allow,omitempty"`
-	Deny    []netip.Prefix `json:"deny,omitempty"`
-	Forget  []netip.Prefix `json:"forget,omitempty"` // of both lists
-	Exclude []Exclusion    `json:"exclude,omitempty"`
-	Include []Exclusion    `json:"include,omitempty"` // takes exclusions back
+	WAF       WAFMode        `json:"waf,omitempty"`
+	Limit     []RateLimit    `json:"limit,omitempty"` // each takes the place of that for the same scope and path
+	Unlimit   []LimitName    `json:"unlimit,omitempty"`
+	Allow     []netip.Prefix `json:"allow,omitempty"`
+	Deny      []netip.Prefix `json:"deny,omitempty"`
+	Forget    []netip.Prefix `json:"forget,omitempty"` // of both lists
+	Exclude   []Exclusion    `json:"exclude,omitempty"`
+	Include   []Exclusion    `json:"include,omitempty"` // takes exclusions back
+	TLS       TLSPolicy      `json:"tls,omitempty"`
+	Challenge ChallengeMode  `json:"challenge,omitempty"`
 }
 
 // LimitName names a limit.
@@ -170,6 +217,12 @@ func (s Shield) With(c ShieldChange) (Shield, error) {
 	}
 	if c.WAF != "" {
 		s.WAF = c.WAF
+	}
+	if c.TLS != "" {
+		s.TLS = c.TLS
+	}
+	if c.Challenge != "" {
+		s.Challenge = c.Challenge
 	}
 	var err error
 	if s.Limits, err = s.limits(c); err != nil {
@@ -204,7 +257,7 @@ func (s Shield) With(c ShieldChange) (Shield, error) {
 }
 
 func (c ShieldChange) isZero() bool {
-	return c.WAF == "" && len(c.Limit)+len(c.Unlimit)+len(c.Allow)+len(c.Deny)+len(c.Forget)+len(c.Exclude)+len(c.Include) == 0
+	return c.WAF == "" && c.TLS == "" && c.Challenge == "" && len(c.Limit)+len(c.Unlimit)+len(c.Allow)+len(c.Deny)+len(c.Forget)+len(c.Exclude)+len(c.Include) == 0
 }
 
 func (s Shield) limits(c ShieldChange) ([]RateLimit, error) {
@@ -293,13 +346,14 @@ type Refusal string
 
 // The refusals.
 const (
-	RefusedDeny  Refusal = "deny"        // the client's network is denied
-	RefusedLimit Refusal = "limit"       // more requests than are let through
-	RefusedWAF   Refusal = "waf"         // taken for an attack
-	NotedWAF     Refusal = "waf-noted"   // taken for an attack, and passed on
-	SkippedWAF   Refusal = "waf-skipped" // not looked at: too much else was to be done
-	RefusedBusy  Refusal = "busy"        // the app has more to do than it can
-	RefusedFlood Refusal = "flood"       // the app was sent more than its share of what the edge can do
+	RefusedDeny      Refusal = "deny"        // the client's network is denied
+	RefusedLimit     Refusal = "limit"       // more requests than are let through
+	RefusedChallenge Refusal = "challenge"   // it has not computed what it was asked to
+	RefusedWAF       Refusal = "waf"         // taken for an attack
+	NotedWAF         Refusal = "waf-noted"   // taken for an attack, and passed on
+	SkippedWAF       Refusal = "waf-skipped" // not looked at: too much else was to be done
+	RefusedBusy      Refusal = "busy"        // the app has more to do than it can
+	RefusedFlood     Refusal = "flood"       // the app was sent more than its share of what the edge can do
 )
 
 // ShieldStats is what the edge noted for an app in the last hour.
@@ -334,6 +388,12 @@ func (c ShieldChange) String() string {
 	var words []string
 	if c.WAF != "" {
 		words = append(words, "waf "+string(c.WAF))
+	}
+	if c.TLS != "" {
+		words = append(words, "tls "+string(c.TLS))
+	}
+	if c.Challenge != "" {
+		words = append(words, "challenge "+string(c.Challenge))
 	}
 	for _, l := range c.Limit {
 		words = append(words, "limit "+l.String())

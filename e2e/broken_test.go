@@ -52,6 +52,23 @@ var breakages = map[string][]breakage{
 	"sockets":  {{"internal/install/layout.go", "Mode: fs.ModeSocket | 0o600})", "Mode: fs.ModeSocket | 0o666})"}},
 	"trust":    {{"client/client.go", "t := &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13}", "t := &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13, InsecureSkipVerify: true}"}},
 	"return":   {{"internal/supervise/unit.go", "		case <-due:\n", "		case <-due:\n			if u.spec.Name == \"resolver\" {\n				<-u.quit\n				return\n			}\n"}},
+	"redirect": {{"internal/edge/redirect.go", "	w.WriteHeader(status)\n", "	w.WriteHeader(status - status + http.StatusOK)\n"}},
+	"ciphers": {
+		{"internal/edge/certs.go", "		MinVersion:     tls.VersionTLS12,\n", "		MinVersion:     tls.VersionTLS10,\n"},
+		{"internal/edge/certs.go", "tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256, ", "tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256, tls.TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA, "},
+		{"internal/edge/certs.go", "		SessionTicketsDisabled: true,\n", ""},
+		{"internal/edge/certs.go", "[]tls.CurveID{tls.X25519MLKEM768, ", "[]tls.CurveID{"},
+	},
+	"headers": {{"internal/edge/page.go", "if _, set := h[name]; !set {", "if _, set := h[name]; !set && name != \"X-Content-Type-Options\" {"}},
+	"floods": {
+		{"internal/edge/limit.go", "over > 0 {", "over > 0 && l == nil {"},
+		{"internal/edge/edge.go", "readHeaderTime  = 10 * time.Second", "readHeaderTime  = 10 * time.Minute"},
+	},
+	"firewall": {
+		{"internal/edge/firewall.go", "	if v.Attack {\n", "	if v.Attack && s == nil {\n"},
+		{"internal/edge/waf/waf.go", "func (l *Look) Attack() bool { return l.tx.IsInterrupted() }", "func (l *Look) Attack() bool { return l.tx.IsInterrupted() && l == nil }"},
+	},
+	"patches": {{"internal/edge/patches.go", "		if !p.what.DryRun {\n", "		if p.what.DryRun {\n"}},
 	// Each terminal that goes through it meets the next kind of harm.
 	"relay": {
 		{"internal/server/run.go", "	\"net\"\n", "	\"net\"\n	\"os\"\n	\"sync/atomic\"\n"},
@@ -169,7 +186,7 @@ func buildBroken(ts *testscript.TestScript, names []string) (string, error) {
 		return "", err
 	}
 	out := filepath.Join(dir, "bin", "bulwark")
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-tags", "no_cri,no_zfs,no_btrfs,no_devmapper,no_tracing", "-overlay", file, "-o", out, "./cmd/bulwark")
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-tags", "no_cri,no_zfs,no_btrfs,no_devmapper,no_tracing,no_fs_access", "-overlay", file, "-o", out, "./cmd/bulwark")
 	cmd.Dir = root
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if said, err := cmd.CombinedOutput(); err != nil {

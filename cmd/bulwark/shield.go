@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -28,6 +29,8 @@ named stays. The settings:
   waf block|detect|off     refuse what looks like an attack, note it (the default), or do not look
   limit RATE|off           let so many requests through, such as 50r/s, 300r/m or 1000r/h; --per client (the default)
                            or --per app, --path /login for what is at a path and below it
+  tls modern|intermediate  TLS 1.3 alone, or TLS 1.2 too (the default)
+  challenge on|off         have browsers compute for a moment before they are let in; programs are refused
   allow NETWORK            neither deny nor a limit is about this network
   deny NETWORK|all         refuse this network, or everybody who is not allowed
   forget NETWORK|all       take a network from both lists
@@ -54,7 +57,7 @@ come at once.`
 }
 
 func shieldSettings() []string {
-	return []string{"waf", "limit", "allow", "deny", "forget", "exclude", "include"}
+	return []string{"waf", "tls", "challenge", "limit", "allow", "deny", "forget", "exclude", "include"}
 }
 
 func (c *cli) shield(ctx context.Context, args []string, f shieldFlags) error {
@@ -98,6 +101,10 @@ func shieldSetting(c *bulwark.ShieldChange, word, value string, f shieldFlags) (
 	switch word {
 	case "waf":
 		c.WAF, err = bulwark.ParseWAFMode(value)
+	case "tls":
+		c.TLS, err = bulwark.ParseTLSPolicy(value)
+	case "challenge":
+		c.Challenge, err = bulwark.ParseChallengeMode(value)
 	case "limit":
 		per, err := bulwark.ParseScope(f.per)
 		if err != nil {
@@ -151,7 +158,7 @@ func (c *cli) showShield(ctx context.Context) error {
 	}
 	return c.result(v, func() {
 		c.head("%s shield", name)
-		c.fields("Firewall", firewallWords(v.Shield), "Limits", limitWords(v.Shield), "Allowed", joined(v.Shield.Allow), "Denied", joined(v.Shield.Deny),
+		c.fields("Firewall", firewallWords(v.Shield), "Limits", limitWords(v.Shield), "TLS", cmp.Or(string(v.Shield.TLS), string(bulwark.TLSIntermediate)), "Challenge", challengeWords(v.Shield), "Allowed", joined(v.Shield.Allow), "Denied", joined(v.Shield.Deny),
 			"Excluded", joined(v.Shield.Exclude))
 		c.showRefusals(v.Hour)
 	})
@@ -192,6 +199,7 @@ func refusals() []struct {
 	}{
 		{bulwark.RefusedDeny, "refused: the network is denied"},
 		{bulwark.RefusedLimit, "refused: more than a limit lets through"},
+		{bulwark.RefusedChallenge, "asked to compute first"},
 		{bulwark.RefusedWAF, "refused: looked like an attack"},
 		{bulwark.NotedWAF, "passed on: looked like an attack"},
 		{bulwark.SkippedWAF, "passed on: not looked at, too much was to be done"},
@@ -210,6 +218,13 @@ func firewallWords(s bulwark.Shield) string {
 		return "off"
 	}
 	return "detect: what looks like an attack is noted, and passed on"
+}
+
+func challengeWords(s bulwark.Shield) string {
+	if s.Challenge == bulwark.ChallengeOn {
+		return "on: browsers compute for a moment, programs are refused"
+	}
+	return "" // off is not worth a line
 }
 
 func limitWords(s bulwark.Shield) string {

@@ -131,8 +131,8 @@ var errBusy = errors.New("too many handshakes")
 // hello is tls.Config.GetConfigForClient. A handshake computes for longer than most requests, so it waits for its turn as they do: among those of the
 // app that it is for.
 func (e *edge) hello(h *tls.ClientHelloInfo) (*tls.Config, error) {
+	g := &e.guards.nobody
 	if c, ok := h.Conn.(*clientConn); ok {
-		g := &e.guards.nobody
 		host := bulwark.HostName(strings.ToLower(h.ServerName))
 		if a := e.tables.route(host); a != nil {
 			g = e.guards.of(host, a)
@@ -141,5 +141,11 @@ func (e *edge) hello(h *tls.ClientHelloInfo) (*tls.Config, error) {
 			return nil, errBusy
 		}
 	}
-	return e.certs.forAuthority(h)
+	if config, err := e.certs.forAuthority(h); config != nil || err != nil {
+		return config, err
+	}
+	if c := g.chosen.Load(); c != nil && c.shield.TLS == bulwark.TLSModern {
+		return e.modern, nil
+	}
+	return nil, nil
 }

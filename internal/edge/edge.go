@@ -11,6 +11,7 @@ package edge
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -102,8 +103,10 @@ type edge struct {
 	closing    context.Context
 	guards     *guards
 	firewall   *firewall
+	modern     *tls.Config // for apps whose people chose that policy
 	patches    *patches
 	turns      *turns
+	pow        *pow
 	turnedAway atomic.Uint64 // connections that there was no room for
 	slowed     atomic.Int64  // answers that wait, see slow
 	leaving    atomic.Bool   // another edge accepts now; each answer ends its connection
@@ -132,6 +135,7 @@ func Run(ctx context.Context, cfg Config) error {
 	if cfg.observe != nil {
 		e.firewall.observe = cfg.observe
 	}
+	e.pow = newPow()
 	e.patches, e.turns = newPatches(), newTurns(runtime.GOMAXPROCS(0))
 	e.firewall.short = e.turns.isShort
 	e.guards = newGuards(e.firewall.share())
@@ -282,6 +286,12 @@ func (e *edge) restore() {
 		e.store.adopt(keptPatches, name, e.cfg.Restored)
 		e.patches.serial = p.Serial
 		e.patches.replace(p.Patches, time.Now())
+	}
+	if key, name, ok := newest(e.cfg.Restored, keptPow, decodePowKey, func([32]byte) uint64 { return 0 }, e.cfg.Logger); ok {
+		e.store.adopt(keptPow, name, e.cfg.Restored)
+		e.pow.key = key
+	} else if err := e.store.keep(keptPow, e.pow.keyText()); err != nil {
+		e.cfg.Logger.Error("who was let in will be asked again after a restart", "error", err)
 	}
 	for _, files := range e.cfg.Restored {
 		for _, f := range files {

@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -136,7 +137,7 @@ func (g *guards) replace(list []bulwark.Shielded) {
 
 func isDefault(c *chosen) bool {
 	s := c.shield
-	return s.WAF == "" && len(s.Limits)+len(s.Exclude)+len(s.Allow)+len(s.Deny) == 0
+	return s.WAF == "" && s.TLS == "" && s.Challenge == "" && len(s.Limits)+len(s.Exclude)+len(s.Allow)+len(s.Deny) == 0
 }
 
 // storedShields is what is kept over a restart.
@@ -203,6 +204,10 @@ func newestFirst(list []bulwark.ShieldExample) {
 func (x *exchange) passes() bool {
 	x.guard = x.e.guards.of(x.host, x.app)
 	c := x.guard.chosen.Load()
+	if c.shield.TLS == bulwark.TLSModern && x.r.TLS.Version < tls.VersionTLS13 {
+		x.refuse(pageMisdirected) // the connection was made for another app that shares the certificate
+		return false
+	}
 	at, err := netip.ParseAddr(x.client)
 	if err != nil { // net/http always gives one
 		x.refuse(pageBadRequest)
@@ -219,7 +224,7 @@ func (x *exchange) passes() bool {
 			x.decline(bulwark.RefusedDeny, pageDenied)
 			return false
 		}
-		if !x.metered(c, at) {
+		if !x.metered(c, at) || !x.challenged(c, at) {
 			return false
 		}
 	}

@@ -180,7 +180,7 @@ func TestHardenedProcessServes(t *testing.T) {
 	r.stats(app, bulwark.NotedWAF, 1)
 	stored := map[string]bool{}
 	buf, oob := make([]byte, 4096), make([]byte, 64)
-	for len(stored) < 3 {
+	for len(stored) < 4 {
 		n, on, _, _, err := c.notify.ReadMsgUnix(buf, oob)
 		if err != nil {
 			t.Fatal(err)
@@ -192,7 +192,7 @@ func TestHardenedProcessServes(t *testing.T) {
 		}
 		stored[string(buf[:n])] = true
 	}
-	if !stored["READY=1"] || !stored["FDSTORE=1\nFDNAME=table"] || !stored["FDSTORE=1\nFDNAME=certificates"] {
+	if !stored["READY=1"] || !stored["FDSTORE=1\nFDNAME=table"] || !stored["FDSTORE=1\nFDNAME=certificates"] || !stored["FDSTORE=1\nFDNAME=challenge"] {
 		t.Errorf("the supervisor was told %v", stored)
 	}
 	for _, mode := range []string{"exec", "write"} {

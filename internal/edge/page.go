@@ -18,6 +18,8 @@ var (
 	pageBadRequest  = page{400, "This request cannot be understood", "The address or a header of the request is not well formed.", ""}
 	pageDenied      = page{403, "You cannot come in from here", "The app does not serve your network.", ""}
 	pageAttack      = page{403, "This request was refused", "It looks like an attack. If it was none, tell the people of the app the number below.", ""}
+	pageChallenge   = page{403, "One moment", "The app is under attack. Your browser computes for a second, and then you are let in.", ""}
+	pageBrowsers    = page{403, "Browsers only", "The app is under attack, and lets browsers in alone.", ""}
 	pageNoRoute     = page{404, "There is nothing here", "No app answers for this name.", ""}
 	pageMethod      = page{405, "This method is not served", "Use another method.", ""}
 	pageSlowRequest = page{408, "The request did not arrive", "It was cut off or took too long.", ""}

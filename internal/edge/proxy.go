@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"crypto/tls"
 	"encoding/binary"
 	"encoding/hex"
 	"math/rand/v2"
@@ -72,6 +73,8 @@ func (e *edge) httpsServer() *http.Server {
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(true)
 	config := e.certs.tlsConfig()
+	e.modern = config.Clone()
+	e.modern.MinVersion = tls.VersionTLS13
 	config.GetConfigForClient = e.hello
 	return &http.Server{
 		Handler: &proxy{edge: e, pools: newExchanges()}, TLSConfig: config, Protocols: protocols,

@@ -121,6 +121,11 @@ func (x *exchange) appendRequest(b []byte) (out []byte, ok bool) {
 			continue
 		}
 		for _, v := range values {
+			if k == "Cookie" {
+				if v = withoutPass(v); v == "" {
+					continue
+				}
+			}
 			if strings.IndexByte(v, '\n') >= 0 || strings.IndexByte(v, '\r') >= 0 || strings.IndexByte(v, 0) >= 0 {
 				return b, false
 			}

@@ -1,8 +1,10 @@
 package edge
 
 import (
+	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net/http"
@@ -386,5 +388,39 @@ func TestPatches(t *testing.T) {
 	time.Sleep(time.Until(body.Until))
 	if resp, _ := send(t, r.client(true), "GET", "/?q=evil", nil, nil); resp.StatusCode != 200 {
 		t.Errorf("at its end: %d", resp.StatusCode)
+	}
+}
+
+// An app whose people chose it is spoken to by TLS 1.3 alone; the others are not.
+func TestModernTLS(t *testing.T) {
+	r := newRig(t, nil)
+	shielded(t, r, bulwark.Shield{TLS: bulwark.TLSModern}, func(http.ResponseWriter, *http.Request) {})
+	old := func(host string) error {
+		c, err := tls.Dial("tcp", r.addr, &tls.Config{RootCAs: r.pool, ServerName: host, MaxVersion: tls.VersionTLS12})
+		if err == nil {
+			c.Close()
+		}
+		return err
+	}
+	if old("a.example.org") == nil {
+		t.Error("TLS 1.2 is spoken")
+	}
+	if err := old("b.example.org"); err != nil {
+		t.Errorf("another app: %v", err)
+	}
+	// Nor over a connection that was made for another app with the same certificate.
+	c, err := tls.Dial("tcp", r.addr, &tls.Config{RootCAs: r.pool, ServerName: "b.example.org", MaxVersion: tls.VersionTLS12})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	fmt.Fprint(c, "GET / HTTP/1.1\r\nHost: a.example.org\r\n\r\n")
+	if resp, err := http.ReadResponse(bufio.NewReader(c), nil); err != nil || resp.StatusCode != 421 {
+		t.Errorf("over another app's connection: %v %v", resp, err)
+	}
+	for _, h2 := range []bool{false, true} {
+		if resp, _ := send(t, r.client(h2), "GET", "/", nil, nil); resp.StatusCode != 200 || resp.TLS.Version != tls.VersionTLS13 {
+			t.Errorf("%d", resp.StatusCode)
+		}
 	}
 }

@@ -20,6 +20,7 @@ const (
 	keptCerts   = "certificates" // of the installation's own making
 	keptIssued  = "issued"       // of certificate authorities
 	keptShields = "shields"
+	keptPow     = "challenge" // the key
 	keptPatches = "patches"
 )
 

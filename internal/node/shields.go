@@ -3,13 +3,16 @@ package node
 import (
 	"bytes"
 	"context"
+	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"sync"
 	"time"
 
 	"github.com/bulwark-paas/bulwark"
 	"github.com/bulwark-paas/bulwark/internal/node/ledger"
+	"github.com/bulwark-paas/bulwark/internal/node/nodeapi"
 )
 
 // shields keeps what the edge knows of the apps' shields and of virtual patches as the ledger has it. The node tells the edge itself: so
@@ -20,6 +23,7 @@ type shields struct {
 	mu      sync.Mutex // held while the edge is told; guards what follows
 	shields told
 	patches told
+	canary  *bulwark.Patch // the prober's
 }
 
 // told is what the edge was told last.
@@ -55,6 +59,9 @@ func (s *shields) push(ctx context.Context, l *ledger.Ledger) error {
 			live = append(live, p.Patch)
 		}
 	}
+	if c := s.canary; c != nil && c.Until.After(time.Now()) {
+		live = append(live, *c)
+	}
 	return s.tell(ctx, "/patches", &s.patches, live)
 }
 
@@ -71,6 +78,25 @@ func (s *shields) tell(ctx context.Context, path string, last *told, v any) erro
 	}
 	*last = told{body, time.Now()}
 	return nil
+}
+
+// canaryFor is how long the prober's patch is raised at most.
+const canaryFor = time.Minute
+
+// canary raises the prober's patch, or takes it away. It is on the way of every other but for the signature.
+func (n *Node) canary(ctx context.Context, in nodeapi.Canary) error {
+	var p *bulwark.Patch
+	if in.Mark != "" {
+		if b, err := hex.DecodeString(in.Mark); err != nil || len(b) != 16 {
+			return bulwark.Invalid("The mark is 32 hexadecimal digits.", "")
+		}
+		p = &bulwark.Patch{Name: "bulwark-canary", DryRun: in.DryRun, Until: time.Now().Add(canaryFor).UTC(),
+			Rules: fmt.Sprintf("SecRule REQUEST_HEADERS:%s \"@streq %s\" \"id:1000,phase:1,msg:'the prober'\"", nodeapi.CanaryHeader, in.Mark)}
+	}
+	n.shields.mu.Lock()
+	n.shields.canary = p
+	n.shields.mu.Unlock()
+	return n.shields.push(ctx, n.ledger)
 }
 
 // shieldsChanged tells the edge at once, so that who signed the change finds it in force; an edge that is away is told later.

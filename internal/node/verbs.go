@@ -171,6 +171,12 @@ func (n *Node) routes() http.Handler {
 		s, err := n.ledger.Shield(ctx, in.App)
 		return &s, err
 	})
+	verb(n, mux, "canary", func(ctx context.Context, in nodeapi.Canary) (*struct{}, error) {
+		if err := onlyRoot(ctx); err != nil {
+			return nil, err
+		}
+		return &struct{}{}, n.canary(ctx, in)
+	})
 	verb(n, mux, "patches", func(ctx context.Context, _ struct{}) (*[]nodeapi.Patch, error) {
 		all, err := n.ledger.Patches(ctx)
 		out := []nodeapi.Patch{}

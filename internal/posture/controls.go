@@ -4,7 +4,7 @@ import "time"
 
 // Controls are all that are probed, in the order of CONTROLS.md. Each is in a file of its own.
 func Controls() []Control {
-	return []Control{int1(), int2(), int3(), int5(), iso1(), iso2(), iso3(), net1(), net2(), net3(), key3(), res1(), iam2(), iam3(), prv1(), lib1()}
+	return []Control{int1(), int2(), int3(), int5(), iso1(), iso2(), iso3(), net1(), net2(), net3(), edg1(), edg2(), edg3(), edg4(), edg5(), edg6(), key3(), res1(), iam2(), iam3(), prv1(), lib1()}
 }
 
 // The periods. A run leaves statements in the ledger, entries in the audit log and some releases of the model app, all of which are

@@ -108,13 +108,9 @@ func visit(ctx context.Context, ask func(context.Context) error, d time.Duration
 
 // visitor returns what asks the model app for its page, as a browser on this machine does.
 func (w *World) visitor(app string) (func(context.Context) error, error) {
-	pem, err := os.ReadFile(filepath.Join(w.Installation.NodeDir(), "keys", "ca.pem"))
+	roots, err := w.roots()
 	if err != nil {
 		return nil, err
-	}
-	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM(pem) {
-		return nil, errors.New("the authority cannot be read")
 	}
 	to := net.JoinHostPort(publicHost(w.Installation), fmt.Sprint(w.Installation.Ports.HTTPS))
 	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
@@ -139,6 +135,19 @@ func (w *World) visitor(app string) (func(context.Context) error, error) {
 		}
 		return err
 	}, nil
+}
+
+// roots are the authority of the installation's own names.
+func (w *World) roots() (*x509.CertPool, error) {
+	pem, err := os.ReadFile(filepath.Join(w.Installation.NodeDir(), "keys", "ca.pem"))
+	if err != nil {
+		return nil, err
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(pem) {
+		return nil, errors.New("the authority cannot be read")
+	}
+	return roots, nil
 }
 
 // publicHost is an address of this machine on which the edge listens.

@@ -289,6 +289,16 @@ type Stop struct {
 	Grace    bulwark.Duration   `json:"grace"`
 }
 
+// Canary asks for a virtual patch against a mark that nobody else sends, for a minute: so the prober sees how long it takes to raise one. Root alone may
+// ask. Without a mark it is taken away.
+type Canary struct {
+	Mark   string `json:"mark,omitempty"` // 32 hexadecimal digits
+	DryRun bool   `json:"dry_run,omitempty"`
+}
+
+// CanaryHeader is where the mark is looked for.
+const CanaryHeader = "Bulwark-Canary"
+
 // Patch is a virtual patch with who made it.
 type Patch struct {
 	bulwark.Patch
