@@ -50,13 +50,19 @@ func (p Patch) Check() error {
 	return nil
 }
 
+// Digest tells versions of a patch apart.
+func (p Patch) Digest() Digest {
+	return Sum([]byte(fmt.Sprintf("%s\n%t\n%d\n%s", p.Name, p.DryRun, p.Until.Unix(), p.Rules)))
+}
+
 // PatchStats is what the edge says of a patch.
 type PatchStats struct {
-	Name  PatchName `json:"name"`
-	Live  bool      `json:"live"`            // it is asked about every request
-	Error string    `json:"error,omitempty"` // why it is not live
-	Hits  int       `json:"hits"`            // since the edge has had it
-	Last  time.Time `json:"last,omitzero"`   // when a request met it last
+	Name   PatchName `json:"name"`
+	Digest Digest    `json:"digest"`          // of the patch, see Patch.Digest
+	Live   bool      `json:"live"`            // it is asked about every request
+	Error  string    `json:"error,omitempty"` // why it is not live
+	Hits   int       `json:"hits"`            // since the edge has had it
+	Last   time.Time `json:"last,omitzero"`   // when a request met it last
 }
 
 // The refusals of patches.

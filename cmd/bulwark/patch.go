@@ -132,7 +132,7 @@ func (c *cli) raised(ctx context.Context, s *session, p bulwark.Patch) (*client.
 		if err != nil && bulwark.KindOf(err) != bulwark.KindUnavailable {
 			return nil, err
 		}
-		i := slices.IndexFunc(all, func(v client.VirtualPatch) bool { return v.Name == p.Name })
+		i := slices.IndexFunc(all, func(v client.VirtualPatch) bool { return v.Digest() == p.Digest() })
 		if i >= 0 && (all[i].Live || all[i].Error != "") {
 			return &all[i], nil
 		}

@@ -143,7 +143,13 @@ func (x *exchange) deliver(resp *http.Response, send *sender, pools *exchanges) 
 	}
 	if s := x.sight; s != nil {
 		s.status, s.header = resp.StatusCode, resp.Header
-		s.keeps = waf.Inspects(resp.Header)
+		if s.keeps = waf.Inspects(resp.Header); !s.keeps && send.clean() {
+			x.sighted() // an answer may go on for hours
+		}
+	}
+	x.endLook()
+	if send.clean() {
+		x.letGo() // of what is about to be sent nothing more is kept than a piece
 	}
 	x.status = resp.StatusCode
 	h := x.w.Header()
@@ -180,7 +186,7 @@ func (x *exchange) examined(resp *http.Response, pause time.Duration) bool {
 	if none || !waf.Inspects(resp.Header) {
 		return !x.givesAway(resp, nil)
 	}
-	held := firstBytes{ReadCloser: resp.Body, f: x.e.firewall}
+	held := firstBytes{ReadCloser: resp.Body, f: x.e.firewall, g: x.guard}
 	var end error
 	buf := make([]byte, 4<<10)
 	for len(held.kept) < waf.MaxBody && end == nil && !held.dropped {

@@ -162,7 +162,7 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	failed := make(chan error, len(servers)+1)
 	wg.Go(func() {
-		if err := e.firewall.load(); err != nil {
+		if err := e.firewall.load(inner); err != nil {
 			failed <- err
 		}
 	})
@@ -286,6 +286,7 @@ func (e *edge) restore() {
 		e.store.adopt(keptPatches, name, e.cfg.Restored)
 		e.patches.serial = p.Serial
 		e.patches.replace(p.Patches, time.Now())
+		e.guards.toldPatches.Store(true)
 	}
 	if key, name, ok := newest(e.cfg.Restored, keptPow, decodePowKey, func([32]byte) uint64 { return 0 }, e.cfg.Logger); ok {
 		e.store.adopt(keptPow, name, e.cfg.Restored)

@@ -6,7 +6,9 @@ import (
 	"io"
 	"net/http"
 	"runtime"
+	"runtime/debug"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -20,6 +22,8 @@ import (
 type firewall struct {
 	rules  atomic.Pointer[waf.Firewall]
 	loaded chan struct{} // closed when there are rules
+	wanted chan struct{} // closed when somebody wants them
+	want   func()        // closes it
 	looks  chan struct{} // looks that are waited for
 	queue  chan *sight
 	copied atomic.Int64 // bytes of bodies that are kept for a look
@@ -32,15 +36,17 @@ type firewall struct {
 const (
 	sightsMost   = 512             // requests
 	sightsOfApp  = sightsMost / 4  // of one app
-	sightsBytes  = 16 << 20        // of bodies
+	bytesOfApp   = 16 << 20        // of bodies, of one app
+	sightsBytes  = 64 << 20        // of bodies
 	lookPatience = 3 * time.Second // for one's turn
 	lookWaiters  = 64              // of one app
 )
 
 // newFirewall makes one with its rules, or one that waits for them: see load.
 func newFirewall(rules *waf.Firewall) *firewall {
-	f := &firewall{looks: make(chan struct{}, runtime.GOMAXPROCS(0)), queue: make(chan *sight, sightsMost), loaded: make(chan struct{}),
+	f := &firewall{looks: make(chan struct{}, runtime.GOMAXPROCS(0)), queue: make(chan *sight, sightsMost), loaded: make(chan struct{}), wanted: make(chan struct{}),
 		observe: func(string, waf.Verdict) {}, short: func() bool { return false }}
+	f.want = sync.OnceFunc(func() { close(f.wanted) })
 	if rules != nil {
 		f.rules.Store(rules)
 		close(f.loaded)
@@ -48,8 +54,14 @@ func newFirewall(rules *waf.Firewall) *firewall {
 	return f
 }
 
-// load reads the rules, while requests are served already: what has to be looked at before it goes on waits.
-func (f *firewall) load() error {
+// load reads the rules when the first request is to be looked at: what has to be looked at before it goes on waits for that. Where
+// nothing is served they take no memory.
+func (f *firewall) load(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-f.wanted:
+	}
 	if f.rules.Load() != nil {
 		return nil
 	}
@@ -59,7 +71,14 @@ func (f *firewall) load() error {
 	}
 	f.rules.Store(rules)
 	close(f.loaded)
+	debug.FreeOSMemory() // reading took as much as the rules themselves take
 	return nil
+}
+
+// hold counts bytes of bodies that are kept, of an app and of all; less than 0: that are kept no more.
+func (f *firewall) hold(g *guard, bytes int64) {
+	f.copied.Add(bytes)
+	g.held.Add(bytes)
 }
 
 // share is how many looks of one app's requests may be waited for at a time: half of the processors.
@@ -138,9 +157,15 @@ func restAfter(took time.Duration, short bool) time.Duration {
 
 // noteOf looks at a request and notes what it is.
 func (f *firewall) noteOf(s *sight) {
+	defer func() {
+		if recover() != nil { // it tripped over what it read: that is worth a note, and must not end the edge
+			s.example.Reason = bulwark.SkippedWAF
+			s.guard.tally.note(s.example)
+		}
+	}()
 	v := f.rules.Load().Look(&s.request, s.reply())
 	s.guard.queued.Add(-1)
-	f.copied.Add(-s.size())
+	f.hold(s.guard, -s.size())
 	f.observe(s.request.ID, v)
 	if v.Attack {
 		s.example.Reason, s.example.Rules = bulwark.NotedWAF, telling(v.Rules)
@@ -171,7 +196,8 @@ func (x *exchange) inspected(c *chosen) bool {
 	if c.mode == bulwark.WAFOff && len(patches.list) == 0 {
 		return true
 	}
-	s := &sight{guard: x.guard, answer: firstBytes{f: x.e.firewall}}
+	x.e.firewall.want()
+	s := &sight{guard: x.guard, answer: firstBytes{f: x.e.firewall, g: x.guard}}
 	now := blocks || patches.body
 	if now {
 		kept, why := x.firstOfBody()
@@ -183,7 +209,19 @@ func (x *exchange) inspected(c *chosen) bool {
 	} else if len(patches.list) > 0 {
 		x.describe(s, c, nil)
 	}
-	if !x.patched(patches, &s.request) {
+	if len(s.request.Body) > 0 && len(patches.list) > 0 {
+		if !x.e.firewall.turn(x.r.Context(), x.guard) {
+			x.decline(bulwark.RefusedBusy, pageBusy)
+			return false
+		}
+		passed := func() bool {
+			defer x.e.firewall.over(x.guard)
+			return x.patched(patches, &s.request)
+		}()
+		if !passed {
+			return false
+		}
+	} else if !x.patched(patches, &s.request) {
 		return false
 	}
 	switch {
@@ -204,8 +242,10 @@ func (x *exchange) inspected(c *chosen) bool {
 		x.decline(bulwark.RefusedBusy, pageBusy)
 		return false
 	}
-	x.look, x.looked = x.e.firewall.rules.Load().Begin(&s.request), &s.request
-	x.e.firewall.over(x.guard)
+	func() {
+		defer x.e.firewall.over(x.guard) // should the firewall trip over what it reads
+		x.look, x.looked = x.e.firewall.rules.Load().Begin(&s.request), &s.request
+	}()
 	if x.look.Attack() {
 		x.attack()
 		return false
@@ -228,8 +268,10 @@ func (x *exchange) givesAway(resp *http.Response, held []byte) bool {
 		x.decline(bulwark.RefusedBusy, pageBusy)
 		return true
 	}
-	x.look.Reply(x.looked, &waf.Reply{Status: resp.StatusCode, Header: resp.Header, Body: held})
-	x.e.firewall.over(x.guard)
+	func() {
+		defer x.e.firewall.over(x.guard)
+		x.look.Reply(x.looked, &waf.Reply{Status: resp.StatusCode, Header: resp.Header, Body: held})
+	}()
 	if x.look.Attack() {
 		x.attack()
 		return true
@@ -281,17 +323,30 @@ func (x *exchange) describe(s *sight, c *chosen, body []byte) {
 		Framing: x.r.TransferEncoding, Body: body, Exclude: c.shield.Exclude}
 }
 
-// sighted has a request that is over looked at, if somebody has time.
-func (x *exchange) sighted() {
+// endLook gives back what a look took that was waited for.
+func (x *exchange) endLook() {
 	if x.look != nil {
 		x.e.firewall.observe(x.id, x.look.Verdict())
 		x.look.End()
+		x.look = nil
 	}
-	x.e.firewall.copied.Add(-x.held)
+}
+
+// letGo counts what was kept of bodies out.
+func (x *exchange) letGo() {
+	if x.held != 0 {
+		x.e.firewall.hold(x.guard, -x.held)
+		x.held = 0
+	}
+}
+
+// sighted has the request looked at, if somebody has time. It is called when there is nothing more to see of it.
+func (x *exchange) sighted() {
 	s := x.sight
 	if s == nil {
 		return
 	}
+	x.sight = nil
 	f := x.e.firewall
 	var body []byte
 	if s.body != nil {
@@ -307,7 +362,7 @@ func (x *exchange) sighted() {
 		}
 	}
 	x.guard.queued.Add(-1)
-	f.copied.Add(-s.size())
+	f.hold(x.guard, -s.size())
 	x.guard.tally.note(s.example)
 }
 
@@ -316,7 +371,7 @@ func (x *exchange) keepBody() {
 	if x.framing == noBody {
 		return
 	}
-	x.sight.body = &firstBytes{ReadCloser: x.r.Body, f: x.e.firewall}
+	x.sight.body = &firstBytes{ReadCloser: x.r.Body, f: x.e.firewall, g: x.guard}
 	x.r.Body = x.sight.body
 }
 
@@ -324,6 +379,7 @@ func (x *exchange) keepBody() {
 type firstBytes struct {
 	io.ReadCloser
 	f       *firewall
+	g       *guard
 	kept    []byte
 	dropped bool // there was no room
 }
@@ -341,8 +397,9 @@ func (b *firstBytes) keep(p []byte) {
 	if room := waf.MaxBody - len(b.kept); n > 0 && room > 0 && !b.dropped {
 		before := cap(b.kept)
 		b.kept = append(b.kept, p[:min(n, room)]...)
-		if b.f.copied.Add(int64(cap(b.kept)-before)) > sightsBytes {
-			b.f.copied.Add(-int64(cap(b.kept)))
+		b.f.hold(b.g, int64(cap(b.kept)-before))
+		if len(b.kept) > smallBody && (b.f.copied.Load() > sightsBytes || b.g.held.Load() > bytesOfApp) {
+			b.f.hold(b.g, -int64(cap(b.kept)))
 			b.kept, b.dropped = nil, true
 		}
 	}
@@ -357,7 +414,7 @@ func (x *exchange) firstOfBody() (kept []byte, why *page) {
 	// Reading has net/http tell the client to go on, so nobody has to ask the app.
 	x.expects = false
 	rc := http.NewResponseController(x.w)
-	first := firstBytes{f: x.e.firewall}
+	first := firstBytes{f: x.e.firewall, g: x.guard}
 	buf := make([]byte, 4<<10)
 	var end error
 	for len(first.kept) < waf.MaxBody && end == nil {

@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"bytes"
 	"crypto/tls"
 	"encoding/json"
 	"errors"
@@ -9,12 +10,12 @@ import (
 	"path"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/bulwark-paas/bulwark"
-	"github.com/bulwark-paas/bulwark/internal/edge/waf"
 	"github.com/bulwark-paas/bulwark/internal/fdpass"
 )
 
@@ -24,6 +25,7 @@ type guard struct {
 	tally  tally
 	looks  chan struct{} // looks at its requests that are waited for now
 	queued atomic.Int32  // its requests that wait to be looked at
+	held   atomic.Int64  // bytes of bodies that are kept for that
 }
 
 // chosen is a shield as it is applied. It is immutable.
@@ -45,15 +47,20 @@ type guards struct {
 	shares int       // looks of one app that may be waited for at a time
 	byHost atomic.Pointer[map[bulwark.HostName]*guard]
 	nobody guard // for what is for no app
+	// refusals is how many a client may have before it is answered later.
+	refusals limiter
+	// What the node has said, or said to an edge before: until all of it is there nothing is let through, since it may be that it shall not.
+	toldShields, toldPatches atomic.Bool
 
 	mu     sync.Mutex // guards what follows
 	all    map[bulwark.AppID]*guard
 	serial uint64 // of what the supervisor holds
+	said   []byte // by the node, last
 	limits uint64 // ids of limiters that were given
 }
 
 func newGuards(shares int) *guards {
-	g := &guards{meters: newMeters(), began: time.Now(), shares: shares, all: map[bulwark.AppID]*guard{}, limits: 1}
+	g := &guards{meters: newMeters(), began: time.Now(), shares: shares, all: map[bulwark.AppID]*guard{}, limits: 1, refusals: limiter{id: 1, each: time.Second / 50, burst: 4 * time.Second}}
 	g.byHost.Store(&map[bulwark.HostName]*guard{})
 	return g
 }
@@ -133,6 +140,7 @@ func (g *guards) replace(list []bulwark.Shielded) {
 		}
 	}
 	g.byHost.Store(&hosts)
+	g.toldShields.Store(true)
 }
 
 func isDefault(c *chosen) bool {
@@ -165,6 +173,10 @@ func (e *edge) putShields(r *http.Request) error {
 	e.certs.mu.Lock() // one message of the node at a time
 	defer e.certs.mu.Unlock()
 	e.guards.mu.Lock()
+	if bytes.Equal(b, e.guards.said) {
+		e.guards.mu.Unlock()
+		return nil // the node says it again and again, for an edge that did not hear it
+	}
 	next := e.guards.serial + 1
 	e.guards.mu.Unlock()
 	stored, err := json.Marshal(storedShields{Serial: next, Shields: list})
@@ -175,7 +187,7 @@ func (e *edge) putShields(r *http.Request) error {
 		return err
 	}
 	e.guards.mu.Lock()
-	e.guards.serial = next
+	e.guards.serial, e.guards.said = next, b
 	e.guards.mu.Unlock()
 	e.guards.replace(list)
 	return nil
@@ -204,6 +216,11 @@ func newestFirst(list []bulwark.ShieldExample) {
 func (x *exchange) passes() bool {
 	x.guard = x.e.guards.of(x.host, x.app)
 	c := x.guard.chosen.Load()
+	if !x.e.guards.toldShields.Load() || !x.e.guards.toldPatches.Load() {
+		x.fault = "no word of the node yet"
+		x.refuse(pageNoInstance)
+		return false
+	}
 	if c.shield.TLS == bulwark.TLSModern && x.r.TLS.Version < tls.VersionTLS13 {
 		x.refuse(pageMisdirected) // the connection was made for another app that shares the certificate
 		return false
@@ -214,7 +231,7 @@ func (x *exchange) passes() bool {
 		return false
 	}
 	at = at.Unmap()
-	if x.turn = x.e.turns.take(x.r.Context(), x.guard, x.client); !x.turn {
+	if x.turn = x.e.turns.take(x.r.Context(), x.guard, network(at).String()); !x.turn {
 		x.slow(slowAfter)
 		x.decline(bulwark.RefusedFlood, pageLimited)
 		return false
@@ -238,11 +255,11 @@ func within(list []netip.Prefix, a netip.Addr) bool {
 // metered counts a request against the limits.
 func (x *exchange) metered(c *chosen, at netip.Addr) bool {
 	now := time.Since(x.e.guards.began)
-	plain := path.Clean("/" + x.r.URL.Path) // as most apps read it, so that no spelling goes round a limit
+	plain := plainPath(x.r.URL.Path)
 	for i := range c.limits {
 		l := &c.limits[i]
 		// Who connects from the machine itself is the operator's: a proxy in front, a test of load. A limit that was chosen counts those too.
-		if l.usual && at.IsLoopback() || l.limit.Path != "" && !waf.Below(plain, l.limit.Path) {
+		if l.usual && at.IsLoopback() || l.limit.Path != "" && !limited(plain, l.path) {
 			continue
 		}
 		var client netip.Addr
@@ -260,11 +277,43 @@ func (x *exchange) metered(c *chosen, at netip.Addr) bool {
 	return true
 }
 
+// plainPath is a path as the most generous app reads it, so that no spelling goes round a limit.
+func plainPath(p string) string { return strings.ToLower(path.Clean("/" + p)) }
+
+// limited tells whether a limit for a path is about another: that, what is below it, and what some frameworks take for it.
+func limited(p, limit string) bool {
+	rest, ok := strings.CutPrefix(p, limit)
+	return ok && (rest == "" || limit == "/" || strings.ContainsRune("/.;", rune(rest[0])))
+}
+
 // decline refuses a request and notes why.
 func (x *exchange) decline(why bulwark.Refusal, p page) {
 	x.fault = string(why)
 	x.guard.tally.note(x.example(why))
+	x.turnAway()
 	x.refuse(p)
+}
+
+// turnAway counts a refusal against the client, who is answered later if there are many, whatever they were for. It waits for a turn as a request does
+// that nobody has an app for.
+func (x *exchange) turnAway() {
+	at, err := netip.ParseAddr(x.client)
+	if err != nil {
+		return
+	}
+	client := network(at)
+	if !x.turn {
+		if x.turn = x.e.turns.take(x.r.Context(), &x.e.guards.nobody, client.String()); !x.turn {
+			x.slow(slowAfter)
+			return
+		}
+	}
+	if at.IsLoopback() {
+		return
+	}
+	if wait, inRow := x.e.guards.meters.take(&x.e.guards.refusals, client, time.Since(x.e.guards.began)); wait > 0 {
+		x.slow(inRow)
+	}
 }
 
 // example is the request as an example.

@@ -180,7 +180,7 @@ func TestHardenedProcessServes(t *testing.T) {
 	r.stats(app, bulwark.NotedWAF, 1)
 	stored := map[string]bool{}
 	buf, oob := make([]byte, 4096), make([]byte, 64)
-	for len(stored) < 4 {
+	for len(stored) < 6 {
 		n, on, _, _, err := c.notify.ReadMsgUnix(buf, oob)
 		if err != nil {
 			t.Fatal(err)
@@ -192,8 +192,11 @@ func TestHardenedProcessServes(t *testing.T) {
 		}
 		stored[string(buf[:n])] = true
 	}
-	if !stored["READY=1"] || !stored["FDSTORE=1\nFDNAME=table"] || !stored["FDSTORE=1\nFDNAME=certificates"] || !stored["FDSTORE=1\nFDNAME=challenge"] {
-		t.Errorf("the supervisor was told %v", stored)
+	for _, want := range []string{"READY=1", "FDSTORE=1\nFDNAME=table", "FDSTORE=1\nFDNAME=certificates", "FDSTORE=1\nFDNAME=challenge", "FDSTORE=1\nFDNAME=shields",
+		"FDSTORE=1\nFDNAME=patches"} {
+		if !stored[want] {
+			t.Errorf("the supervisor was told %v, not %q", stored, want)
+		}
 	}
 	for _, mode := range []string{"exec", "write"} {
 		c := spawn(t, bin, mode, p, dir)

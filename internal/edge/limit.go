@@ -15,13 +15,14 @@ type limiter struct {
 	each  time.Duration // that one request takes of the time
 	burst time.Duration // that may be taken in advance
 	limit bulwark.RateLimit
-	usual bool // nobody chose it
+	path  string // of limit, as plainPath has it
+	usual bool   // nobody chose it
 }
 
 // newLimiter is a limiter of a rate, of which as many may come at once as in its window.
 func newLimiter(id uint64, l bulwark.RateLimit) limiter {
 	each := l.Rate.Window / time.Duration(l.Rate.Requests)
-	return limiter{id: id, each: max(each, 1), burst: l.Rate.Window, limit: l}
+	return limiter{id: id, each: max(each, 1), burst: l.Rate.Window, limit: l, path: plainPath(l.Path)}
 }
 
 // meterKey is whose requests are counted: a client's, or everybody's if there is no address.

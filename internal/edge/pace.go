@@ -100,7 +100,6 @@ func (t *turns) refill(passed time.Duration) {
 func (t *turns) judge(short bool, passed time.Duration) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	var most *load
 	active, paced := 0, false
 	total := 0.0
 	for g, l := range t.loads {
@@ -114,9 +113,6 @@ func (t *turns) judge(short bool, passed time.Duration) {
 		l.begun = 0
 		active++
 		total += l.rate
-		if most == nil || l.rate > most.rate {
-			most = l
-		}
 		if l.pace > 0 && !short {
 			if l.pace *= paceGrow; l.pace > 4*l.rate+4*paceLeast && t.apps[g] == nil {
 				l.pace = 0 // it asks for much less
@@ -124,13 +120,18 @@ func (t *turns) judge(short bool, passed time.Duration) {
 		}
 		paced = paced || l.pace > 0
 	}
-	// Who has more than half of all, and more than an equal share, has to wait for the others. One that is alone waits for nobody.
-	if short && active > 1 && most.rate > total/2 && most.rate > paceLeast {
-		if most.pace == 0 || most.pace > most.rate {
-			most.pace = most.rate
+	// Who has more than an equal share has to wait for the others. One that is alone waits for nobody.
+	if fair := total / max(1, float64(active)); short && active > 1 {
+		for _, l := range t.loads {
+			if l.rate <= 1.2*fair || l.rate <= paceLeast {
+				continue
+			}
+			if l.pace == 0 || l.pace > l.rate {
+				l.pace = l.rate
+			}
+			l.pace = max(paceLeast, l.pace*paceShrink)
+			paced = true
 		}
-		most.pace = max(paceLeast, most.pace*paceShrink)
-		paced = true
 	}
 	t.short = paced
 }

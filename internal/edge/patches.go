@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -19,6 +20,7 @@ type patches struct {
 
 	mu     sync.Mutex // guards what follows; held while rules are read
 	serial uint64     // of what the supervisor holds
+	said   []byte     // by the node, last
 	failed []bulwark.PatchStats
 }
 
@@ -54,7 +56,7 @@ func (p *patches) replace(list []bulwark.Patch, now time.Time) {
 		}
 		live, err := p.live(v)
 		if err != nil {
-			p.failed = append(p.failed, bulwark.PatchStats{Name: v.Name, Error: sentenceOf(err)})
+			p.failed = append(p.failed, bulwark.PatchStats{Name: v.Name, Digest: v.Digest(), Error: sentenceOf(err)})
 			continue
 		}
 		next.list = append(next.list, live)
@@ -99,7 +101,7 @@ func (p *patches) stats() []bulwark.PatchStats {
 	defer p.mu.Unlock()
 	out := append([]bulwark.PatchStats{}, p.failed...)
 	for _, v := range p.current.Load().list {
-		s := bulwark.PatchStats{Name: v.what.Name, Live: true, Hits: int(v.hits.Load())}
+		s := bulwark.PatchStats{Name: v.what.Name, Digest: v.what.Digest(), Live: true, Hits: int(v.hits.Load())}
 		if at := v.last.Load(); at != 0 {
 			s.Last = time.Unix(0, at).UTC()
 		}
@@ -110,11 +112,14 @@ func (p *patches) stats() []bulwark.PatchStats {
 
 // patched asks the patches about a request; false: one of them refused it.
 func (x *exchange) patched(set *patchSet, q *waf.Request) bool {
+	// What an app's people excluded is about the firewall's rules: a patch is over all apps, and its rules have numbers of their own.
+	asked := *q
+	asked.Exclude = nil
 	for _, p := range set.list {
 		if !x.start.Before(p.what.Until) {
 			continue
 		}
-		v := p.rules.Look(q)
+		v := p.rules.Look(&asked)
 		if !v.Attack {
 			continue
 		}
@@ -160,6 +165,9 @@ func (e *edge) putPatches(r *http.Request) error {
 	}
 	e.certs.mu.Lock() // one message of the node at a time
 	defer e.certs.mu.Unlock()
+	if bytes.Equal(b, e.patches.said) {
+		return nil
+	}
 	stored, err := json.Marshal(storedPatches{Serial: e.patches.serial + 1, Patches: list})
 	if err != nil {
 		return errors.Join(errors.New("encode patches"), err)
@@ -168,6 +176,8 @@ func (e *edge) putPatches(r *http.Request) error {
 		return err
 	}
 	e.patches.serial++
+	e.patches.said = b
 	e.patches.replace(list, time.Now())
+	e.guards.toldPatches.Store(true)
 	return nil
 }

@@ -102,12 +102,15 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x.client = addressOf(r.RemoteAddr)
 	p.edge.requests.Add(1)
 	if refusal := x.check(); refusal != nil {
+		x.turnAway()
 		x.refuse(*refusal)
 	} else if x.passes() {
 		x.forward(p.pools)
 	}
 	x.yield()
+	x.endLook()
 	x.sighted()
+	x.letGo()
 	if x.app != nil {
 		x.app.count(x.status)
 	}

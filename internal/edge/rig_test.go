@@ -10,6 +10,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"io"
 	"math/big"
 	"net"
@@ -330,6 +331,10 @@ func (r *rig) trust(ca *authority) {
 	r.pool.AddCert(ca.cert)
 	if err := r.certs.PutCertificates(context.Background(), []bulwark.Certificate{ca.issue(r.t, "", testHosts...), ca.issue(r.t, "wild.example.org"),
 		ca.issue(r.t, "", "lonely.example.org")}); err != nil {
+		r.t.Fatal(err)
+	}
+	// Without the node's word nothing is let through.
+	if err := errors.Join(r.certs.PutShields(context.Background(), nil), r.certs.PutPatches(context.Background(), nil)); err != nil {
 		r.t.Fatal(err)
 	}
 }

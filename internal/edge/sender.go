@@ -87,11 +87,14 @@ const (
 	bodyRate  = 512              // bytes for each second more
 )
 
+// allowance is how long so many bytes of a body may be waited for in all.
+func allowance(came int64) time.Duration { return bodyGrace + time.Duration(came/bodyRate)*time.Second }
+
 // readBody reads a piece of the client's body. While the app answers, the client may take its time: both talk.
 func (x *exchange) readBody(rc *http.ResponseController, b []byte, talks bool) (int, error) {
 	patience := clientStallTime
 	if !talks {
-		patience = min(patience, bodyGrace+time.Duration(x.came)*time.Second/bodyRate-x.waited)
+		patience = min(patience, allowance(x.came)-x.waited)
 	}
 	began := time.Now()
 	_ = rc.SetReadDeadline(began.Add(max(patience, time.Millisecond)))

@@ -116,6 +116,12 @@ func TestAttackIsRefused(t *testing.T) {
 			"in chunks": func() (*http.Response, string) {
 				return send(t, c, "POST", "/", form, io.MultiReader(strings.NewReader("q="+evil[:5]), strings.NewReader(evil[5:])))
 			},
+			"behind more arguments than are looked at": func() (*http.Response, string) {
+				return send(t, c, "POST", "/", http.Header{"Content-Type": {"application/json"}}, strings.NewReader(`{"pad":[0`+strings.Repeat(",0", 1200)+`],"q":"`+evil+`"}`))
+			},
+			"behind more of the query than is looked at": func() (*http.Response, string) {
+				return send(t, c, "GET", "/?"+strings.Repeat("a&", 1200)+attackQuery[1:], nil, nil)
+			},
 			"in a file": func() (*http.Response, string) {
 				return send(t, c, "POST", "/", http.Header{"Content-Type": {"multipart/form-data; boundary=b"}},
 					strings.NewReader("--b\r\nContent-Disposition: form-data; name=\"q\"\r\n\r\n"+evil+"\r\n--b--\r\n"))
@@ -140,7 +146,7 @@ func TestAttackIsRefused(t *testing.T) {
 			}
 		}
 	}
-	if s := r.stats(app, bulwark.RefusedWAF, 10); s.Counts[bulwark.RefusedWAF] != 10 || s.Counts[bulwark.NotedWAF] != 0 {
+	if s := r.stats(app, bulwark.RefusedWAF, 14); s.Counts[bulwark.RefusedWAF] != 14 || s.Counts[bulwark.NotedWAF] != 0 {
 		t.Errorf("%+v", s.Counts)
 	}
 	select {
@@ -247,8 +253,9 @@ func TestShieldOutlivesTheEdge(t *testing.T) {
 func TestKeptBodiesAreBounded(t *testing.T) {
 	f := newFirewall(stockFirewall())
 	var all []*firstBytes
-	for range 1000 {
-		b := &firstBytes{ReadCloser: io.NopCloser(bytes.NewReader(make([]byte, 2*waf.MaxBody))), f: f}
+	guards := []*guard{{}, {}, {}, {}, {}, {}}
+	for i := range 3000 {
+		b := &firstBytes{g: guards[i/500], ReadCloser: io.NopCloser(bytes.NewReader(make([]byte, 2*waf.MaxBody))), f: f}
 		if _, err := io.Copy(io.Discard, b); err != nil {
 			t.Fatal(err)
 		}
@@ -260,6 +267,10 @@ func TestKeptBodiesAreBounded(t *testing.T) {
 	}
 	if kept > sightsBytes || int64(kept) != f.copied.Load() {
 		t.Errorf("%d bytes are kept, %d counted", kept, f.copied.Load())
+	}
+	// No app takes the room of others.
+	if held := guards[0].held.Load(); held > bytesOfApp || held == 0 || guards[3].held.Load() == 0 {
+		t.Errorf("%d bytes are kept of the first app, %d of the fourth", held, guards[3].held.Load())
 	}
 }
 
@@ -322,7 +333,8 @@ func TestPatches(t *testing.T) {
 		b, _ := io.ReadAll(q.Body)
 		got <- q.RequestURI + " " + string(b)
 	}))
-	r.shield(app, bulwark.Shield{WAF: bulwark.WAFOff})
+	// What an app's people exclude is none of a patch's rules, though they have the same number.
+	r.shield(app, bulwark.Shield{WAF: bulwark.WAFOff, Exclude: []bulwark.Exclusion{{Rule: 1000}, {Rule: 2}}})
 	put := func(list ...bulwark.Patch) {
 		t.Helper()
 		if err := r.certs.PutPatches(context.Background(), list); err != nil {
@@ -360,18 +372,26 @@ func TestPatches(t *testing.T) {
 	if resp, _ := send(t, c, "GET", "/x", http.Header{"X-Old": {"1"}}, nil); resp.StatusCode != 200 || <-got != "/x " {
 		t.Errorf("in its dry run: %d", resp.StatusCode)
 	}
+	for name, body := range map[string]string{"behind more than is looked at": `{"pad":[0` + strings.Repeat(",0", 1200) + `],"q":"evil"}`, "in what does not parse": `{"q":"evil"`} {
+		if resp, _ := send(t, c, "POST", "/", http.Header{"Content-Type": {"application/json"}}, strings.NewReader(body)); resp.StatusCode != 403 {
+			t.Errorf("%s: %d", name, resp.StatusCode)
+		}
+	}
+	if resp, _ := send(t, c, "POST", "/", http.Header{"Content-Type": {"application/json"}, "Content-Encoding": {"gzip"}}, strings.NewReader("x")); resp.StatusCode != 403 {
+		t.Errorf("in what is compressed: %d", resp.StatusCode)
+	}
 	large := "q=" + strings.Repeat("good ", 100_000)
 	if resp, _ := send(t, c, "POST", "/y", form, strings.NewReader(large)); resp.StatusCode != 200 || <-got != "/y "+large {
 		t.Errorf("what is harmless: %d", resp.StatusCode)
 	}
-	if s := state("body"); s.Hits != 1 || s.Last.IsZero() {
+	if s := state("body"); s.Hits != 4 || s.Last.IsZero() {
 		t.Errorf("%+v", s)
 	}
-	if s := r.stats(app, bulwark.NotedPatch, 1); s.Counts[bulwark.RefusedPatch] != 1 || s.Examples[1].Patch != "body" {
+	if s := r.stats(app, bulwark.NotedPatch, 1); s.Counts[bulwark.RefusedPatch] != 4 {
 		t.Errorf("%+v", s)
 	}
 	put(body) // the same: it goes on counting
-	if s := state("body"); s.Hits != 1 {
+	if s := state("body"); s.Hits != 4 {
 		t.Errorf("%+v", s)
 	}
 	if err := r.control.PutPatches(context.Background(), nil); err == nil {
@@ -422,5 +442,48 @@ func TestModernTLS(t *testing.T) {
 		if resp, _ := send(t, r.client(h2), "GET", "/", nil, nil); resp.StatusCode != 200 || resp.TLS.Version != tls.VersionTLS13 {
 			t.Errorf("%d", resp.StatusCode)
 		}
+	}
+}
+
+// Before the node has said what protects which app, an edge lets nothing through: it may be that it shall not.
+func TestNothingBeforeTheNodesWord(t *testing.T) {
+	r := newRig(t, nil)
+	r.serve(testHosts[0], backend(t, func(http.ResponseWriter, *http.Request) {}))
+	for name := range r.keeper.files {
+		if strings.HasPrefix(name, keptShields) {
+			_ = r.keeper.NotifyRemove(name)
+		}
+	}
+	stop := r.successor()
+	r.stop()
+	defer stop()
+	if resp, _ := send(t, r.client(true), "GET", "/", nil, nil); resp.StatusCode != 503 {
+		t.Errorf("%d", resp.StatusCode)
+	}
+	if err := r.certs.PutShields(context.Background(), nil); err != nil {
+		t.Fatal(err)
+	}
+	if resp, _ := send(t, r.client(true), "GET", "/", nil, nil); resp.StatusCode != 200 {
+		t.Errorf("%d", resp.StatusCode)
+	}
+}
+
+// A limit for a path is about every spelling that leads there.
+func TestPathsOfLimits(t *testing.T) {
+	for _, c := range []struct {
+		path, limit string
+		want        bool
+	}{{"/login", "/login", true}, {"/login/", "/login", true}, {"//login", "/login/", true}, {"/a/../login", "/login", true}, {"/LOGIN", "/login", true}, {"/login.json", "/login", true},
+		{"/login;x=1", "/login", true}, {"/login/x", "/login", true}, {"/logins", "/login", false}, {"/", "/login", false}, {"/x", "/", true}} {
+		if got := limited(plainPath(c.path), plainPath(c.limit)); got != c.want {
+			t.Errorf("%s, a limit for %s: %t", c.path, c.limit, got)
+		}
+	}
+}
+
+// An upload may be as large as it likes.
+func TestAllowanceOfLargeBodies(t *testing.T) {
+	if a := allowance(100 << 30); a < time.Hour {
+		t.Errorf("%s for 100 GiB", a)
 	}
 }

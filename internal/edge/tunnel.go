@@ -18,6 +18,8 @@ const tunnelPause = 5 * time.Minute
 func (x *exchange) tunnel(resp *http.Response, stop func() bool) {
 	defer x.conn.Close()
 	x.status = resp.StatusCode
+	x.endLook() // it may go on for hours
+	x.sighted()
 	if !stop() {
 		x.unserved(clientGone)
 		return

@@ -12,7 +12,7 @@ import (
 //
 // A request has its turn from when it was read until it is on its way to the instance, and gives it up whenever it waits for something.
 //
-// An app that has more than its share while the processors are short is paced beside that, see pace: its instances and whoever sends the
+// An app that has more than an equal share while the processors are short is paced beside that, see pace: its instances and whoever sends the
 // flood take processors, too.
 type turns struct {
 	mu    sync.Mutex // guards what follows
@@ -124,10 +124,11 @@ func (t *turns) enqueue(g *guard, client string) (chan struct{}, bool) {
 		t.apps[g] = l
 		t.lines = append(t.lines, l)
 	}
-	if l.waiting >= lineMost {
+	c := l.known[client]
+	// Where the line is full, a client of whom nothing waits still gets a place.
+	if l.waiting >= lineMost && (c != nil || l.waiting >= 2*lineMost) {
 		return nil, false
 	}
-	c := l.known[client]
 	if c == nil {
 		c = &clientLine{client: client}
 		l.known[client] = c

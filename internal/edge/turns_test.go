@@ -160,6 +160,17 @@ func TestPace(t *testing.T) {
 			t.Errorf("an app with an equal share is paced to %.0f", p)
 		}
 	}
+	// Two that flood are paced both, beside one that does not.
+	three, all := newTurns(2), []*guard{{}, {}, {}}
+	for range 20 {
+		for i, g := range all {
+			three.loadOf(g).begun += []int{500, 450, 10}[i]
+		}
+		three.judge(true, paceTick)
+	}
+	if a, b, c := three.loadOf(all[0]).pace, three.loadOf(all[1]).pace, three.loadOf(all[2]).pace; a == 0 || b == 0 || c != 0 {
+		t.Errorf("paced to %.0f, %.0f and %.0f", a, b, c)
+	}
 	// It comes back.
 	for range 60 {
 		second(false, 200, 100)

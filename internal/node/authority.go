@@ -216,6 +216,9 @@ func (n *Node) publish(ctx context.Context) {
 			}
 		}
 		changed := n.instances.changed.wait()
+		if err := n.shields.push(ctx, n.ledger); err != nil && ctx.Err() == nil {
+			n.config.Log.Debug("the edge takes no shields", "error", err)
+		}
 		hosts, err := n.ledger.ClaimedHosts(ctx)
 		var certs []bulwark.Certificate
 		if err == nil {
@@ -236,9 +239,6 @@ func (n *Node) publish(ctx context.Context) {
 		}
 		if err != nil && ctx.Err() == nil {
 			n.config.Log.Debug("the edge takes no certificates", "error", err)
-		}
-		if err := n.shields.push(ctx, n.ledger); err != nil && ctx.Err() == nil {
-			n.config.Log.Debug("the edge takes no shields", "error", err)
 		}
 		select {
 		case <-ctx.Done():

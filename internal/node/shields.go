@@ -34,7 +34,7 @@ type told struct {
 
 // How often the edge is told what it has been told, and for how long the signer of a change waits until it is in force.
 const (
-	shieldsAgain = 30 * time.Second
+	shieldsAgain = time.Second // an edge that took over in that moment may not have heard it
 	shieldsWait  = 3 * time.Second
 )
 

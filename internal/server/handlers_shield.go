@@ -47,7 +47,7 @@ func (s *Server) listPatches(ctx context.Context, _ access.Actor, _ *platformIn)
 	for _, p := range all {
 		v := client.VirtualPatch{Patch: p.Patch, Version: p.Version, Person: p.Person, Added: p.Added}
 		for _, st := range stats {
-			if st.Name == p.Name {
+			if st.Digest == p.Digest() {
 				v.Live, v.Error, v.Hits, v.Last = st.Live, st.Error, st.Hits, st.Last
 			}
 		}

@@ -26,12 +26,15 @@ SecAuditEngine Off
 SecArgumentsLimit 1000
 SecRule REQUEST_HEADERS:Content-Type "^(?:application(?:/soap\+|/)|text/)xml" "id:1,phase:1,t:none,t:lowercase,pass,nolog,ctl:requestBodyProcessor=XML"
 SecRule REQUEST_HEADERS:Content-Type "^application/(?:[a-z0-9.-]+[+])?json" "id:2,phase:1,t:none,t:lowercase,pass,nolog,ctl:requestBodyProcessor=JSON"
+SecRule ARGUMENTS_LIMIT_REACHED "@eq 1" "id:3,phase:2,t:none,log,deny,status:400,msg:'More arguments than are looked at'"
+SecRule REQBODY_ERROR "!@eq 0" "id:4,phase:2,t:none,log,deny,status:400,msg:'The body does not parse'"
+SecRule REQUEST_HEADERS:Content-Encoding "!@rx ^(?:identity)?$" "id:5,phase:2,t:none,t:lowercase,log,deny,status:400,msg:'The body cannot be looked at'"
 SecDefaultAction "phase:1,log,deny,status:403"
 SecDefaultAction "phase:2,log,deny,status:403"
 `
 
 // reservedIDs are the ids of patchSetup's own rules.
-const reservedIDs = 2
+const reservedIDs = 5
 
 // Patch is the rules of a virtual patch.
 type Patch struct {
