@@ -3,8 +3,11 @@ package edge
 import (
 	"context"
 	"math"
+	"runtime"
 	"runtime/metrics"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // load is how many of an app's requests were begun lately, and how many may be.
@@ -29,12 +32,13 @@ func (l *load) may() bool {
 }
 
 // How apps are paced: by additive increase and multiplicative decrease, as connections that share a link are. Whether processors are short is seen by how
-// long what could run has to wait until it does.
+// long what could run has to wait until it does, while the edge itself takes a good part of them: a build beside it is no reason.
 const (
 	paceTick   = 100 * time.Millisecond
 	roomTick   = 10 * time.Millisecond
 	shortAt    = 300 * time.Microsecond // nine in ten have waited less where processors are not short
-	paceLeast  = 50                     // requests a second that every app may begin
+	busyAt     = 0.35                   // of the processors: where the edge takes less, it is not its requests that make them short
+	paceLeast  = 100                    // requests a second that every app may begin
 	activeFor  = 2 * time.Second        // after its last request an app counts as one that is in use
 	paceShrink = 0.7
 	paceGrow   = 1.02
@@ -60,6 +64,7 @@ func (t *turns) isShort() bool {
 func (t *turns) watch(ctx context.Context) {
 	var seen waits
 	seen.since()
+	used := processorTime()
 	tick := time.NewTicker(roomTick)
 	defer tick.Stop()
 	last, judged := time.Now(), time.Now()
@@ -73,8 +78,10 @@ func (t *turns) watch(ctx context.Context) {
 		t.refill(now.Sub(last))
 		last = now
 		if now.Sub(judged) >= paceTick {
-			t.judge(seen.since() > shortAt, now.Sub(judged))
-			judged = now
+			passed, took := now.Sub(judged), processorTime()-used
+			busy := took.Seconds() > busyAt*passed.Seconds()*float64(runtime.GOMAXPROCS(0))
+			t.judge(seen.since() > shortAt && busy, passed)
+			judged, used = now, used+took
 		}
 	}
 }
@@ -134,6 +141,15 @@ func (t *turns) judge(short bool, passed time.Duration) {
 		}
 	}
 	t.short = paced
+}
+
+// processorTime is how long this process has had a processor.
+func processorTime() time.Duration {
+	var ts unix.Timespec
+	if unix.ClockGettime(unix.CLOCK_PROCESS_CPUTIME_ID, &ts) != nil {
+		return 0 // then nothing is ever paced
+	}
+	return time.Duration(ts.Nano())
 }
 
 // waits tells how long what can run waits until it does.
