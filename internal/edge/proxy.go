@@ -98,6 +98,12 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	x := p.pools.states.Get().(*exchange)
 	*x = exchange{e: p.edge, w: w, r: r, start: time.Now(), head: x.head[:0]}
+	over := false
+	defer func() {
+		if !over { // somebody tripped over what they read; net/http ends the connection, and the turn is for others
+			x.yield()
+		}
+	}()
 	x.id = newRequestID()
 	x.client = addressOf(r.RemoteAddr)
 	p.edge.requests.Add(1)
@@ -108,6 +114,7 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		x.forward(p.pools)
 	}
 	x.yield()
+	over = true
 	x.endLook()
 	x.sighted()
 	x.letGo()

@@ -2,6 +2,8 @@ package edge
 
 import (
 	"context"
+	"net/http"
+	"net/http/httptest"
 	"slices"
 	"testing"
 	"time"
@@ -222,4 +224,30 @@ func (t *turns) waitsOf(g *guard) int {
 		return l.waiting
 	}
 	return 0
+}
+
+// tripping is an answer on whose way somebody trips.
+type tripping struct{ http.ResponseWriter }
+
+func (tripping) Write([]byte) (int, error) { panic("tripped") }
+
+// Who trips over a request takes no turn along.
+func TestTurnsOutliveAPanic(t *testing.T) {
+	e := &edge{turns: newTurns(1), guards: newGuards(1), headers: newDefaultHeaders(), log: newAccessLog(nil)}
+	p := &proxy{edge: e, pools: newExchanges()}
+	for range 3 {
+		func() {
+			defer func() {
+				if recover() == nil {
+					t.Error("nobody tripped")
+				}
+			}()
+			r := httptest.NewRequest("GET", "https://a.example.org/", nil)
+			r.TLS = nil // it is refused, by a page
+			p.ServeHTTP(tripping{httptest.NewRecorder()}, r)
+		}()
+		if e.turns.free != 1 {
+			t.Fatal("the turn is gone")
+		}
+	}
 }
