@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"fmt"
+	"net/url"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -31,16 +33,20 @@ func (c *cli) domainsCommand() *cobra.Command {
 
 // addDomain claims a host name and waits for its certificate, or for why there is none yet.
 func (c *cli) addDomain(ctx context.Context, text string, noWait bool) error {
-	if err := c.domain(ctx, text, statement.KindDomainAdd, "%s answers to %s now. Point its DNS record at the server."); err != nil || noWait || c.json {
+	if err := c.domain(ctx, text, statement.KindDomainAdd, "%s answers to %s now."); err != nil || c.json {
 		return err
 	}
 	host, err := netpolicy.ParseHost(text)
 	if err != nil {
 		return err
 	}
-	s, err := c.signedIn(ctx)
+	s, _, app, err := c.withApp(ctx)
 	if err != nil {
 		return err
+	}
+	c.note("%s", recordFor(host, app.URL))
+	if noWait {
+		return nil
 	}
 	var v *client.Certificate
 	err = c.during("Waiting for the certificate of "+string(host), func() (err error) {
@@ -59,6 +65,15 @@ func (c *cli) addDomain(ctx context.Context, text string, noWait bool) error {
 		c.say("Certificate: %s.", certificateNote(*v))
 	}
 	return nil
+}
+
+// recordFor says which DNS record leads a host to an app that is at an address of the installation's own.
+func recordFor(host bulwark.HostName, address string) string {
+	u, err := url.Parse(address)
+	if err != nil || u.Hostname() == "" || strings.HasSuffix(u.Hostname(), ".localhost") {
+		return fmt.Sprintf("Set the DNS record of %s to this server's addresses (A, AAAA).", host)
+	}
+	return fmt.Sprintf("Set the DNS record of %s: CNAME %s., or the same A and AAAA records as that has.", host, u.Hostname())
 }
 
 // How long a certificate is waited for, and how often it is looked.
