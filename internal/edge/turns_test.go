@@ -97,7 +97,9 @@ func TestTurnsAreNotLost(t *testing.T) {
 	if other := (&guard{}); ts.take(gone, other, "x") {
 		t.Error("a turn that nobody gave")
 	}
+	given := make(chan struct{})
 	go func() {
+		defer close(given)
 		for range 50 {
 			ts.give()
 		}
@@ -108,6 +110,7 @@ func TestTurnsAreNotLost(t *testing.T) {
 			ts.give()
 		}
 	}
+	<-given
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
 	if ts.free != 50 { // those that were given, whoever had them meanwhile
