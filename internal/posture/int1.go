@@ -118,8 +118,8 @@ func local(args []string) []string {
 	return out
 }
 
-// leftTime is how long a builder may be on its way in or out: what has a place and no process then was left behind.
-const leftTime = 20 * time.Second
+// leftTime is how long a builder may be on its way in or out, and its image be taken in: what has a place and no process for all that time was left behind.
+const leftTime = 90 * time.Second
 
 // nothingLeft looks for builders that are gone.
 func (w *World) nothingLeft(ctx context.Context, r *Record) error {
