@@ -225,7 +225,7 @@ func (x *exchange) stream(resp *http.Response, send *sender, pools *exchanges) b
 	rc := http.NewResponseController(x.w)
 	// With a length given, the last piece is flushed with the answer's end; without one, nobody knows when that is.
 	live := resp.ContentLength < 0 || strings.HasPrefix(resp.Header.Get("Content-Type"), "text/event-stream")
-	// A piece has to be taken within a minute: some who floods takes a byte now and then, and holds an instance by that.
+	// A piece has to be taken within a minute: who floods takes a byte now and then, and holds an instance by that.
 	defer func() { _ = rc.SetWriteDeadline(time.Time{}) }()
 	for {
 		if x.conn.r.Buffered() == 0 {

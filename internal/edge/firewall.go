@@ -158,14 +158,14 @@ func restAfter(took time.Duration, short bool) time.Duration {
 // noteOf looks at a request and notes what it is.
 func (f *firewall) noteOf(s *sight) {
 	defer func() {
+		s.guard.queued.Add(-1)
+		f.hold(s.guard, -s.size())
 		if recover() != nil { // it tripped over what it read: that is worth a note, and must not end the edge
 			s.example.Reason = bulwark.SkippedWAF
 			s.guard.tally.note(s.example)
 		}
 	}()
 	v := f.rules.Load().Look(&s.request, s.reply())
-	s.guard.queued.Add(-1)
-	f.hold(s.guard, -s.size())
 	f.observe(s.request.ID, v)
 	if v.Attack {
 		s.example.Reason, s.example.Rules = bulwark.NotedWAF, telling(v.Rules)

@@ -487,3 +487,17 @@ func TestAllowanceOfLargeBodies(t *testing.T) {
 		t.Errorf("%s for 100 GiB", a)
 	}
 }
+
+// A look that trips is noted, and takes neither the app's place in the queue nor the room of what was kept along.
+func TestALookThatTrips(t *testing.T) {
+	f := newFirewall(nil) // without rules a look trips
+	g := &guard{}
+	b := &firstBytes{f: f, g: g}
+	b.keep([]byte("body"))
+	g.queued.Add(1)
+	f.noteOf(&sight{guard: g, body: b, request: waf.Request{ID: "x", Client: "192.0.2.1", Method: "GET", Target: "/", Proto: "HTTP/1.1", Host: "a", Body: b.kept},
+		example: bulwark.ShieldExample{Time: time.Now()}})
+	if s := g.tally.stats(time.Now()); g.queued.Load() != 0 || f.copied.Load() != 0 || g.held.Load() != 0 || s.Counts[bulwark.SkippedWAF] != 1 {
+		t.Errorf("%d wait, %d bytes are kept, %+v", g.queued.Load(), f.copied.Load(), s.Counts)
+	}
+}

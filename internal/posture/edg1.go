@@ -19,11 +19,7 @@ func edg1() Control {
 }
 
 func probeEDG1(ctx context.Context, w *World, r *Record) error {
-	app, err := w.Person.Model(ctx, w.Scratch)
-	if err != nil {
-		return err
-	}
-	v, err := w.visits(app)
+	_, v, err := w.model(ctx)
 	if err != nil {
 		return err
 	}

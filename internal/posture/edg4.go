@@ -22,11 +22,7 @@ func edg4() Control {
 }
 
 func probeEDG4(ctx context.Context, w *World, r *Record) error {
-	app, err := w.Person.Model(ctx, w.Scratch)
-	if err != nil {
-		return err
-	}
-	v, err := w.visits(app)
+	app, v, err := w.model(ctx)
 	if err != nil {
 		return err
 	}

@@ -35,11 +35,7 @@ func webAttacks() map[string][4]string { // method, path, content type, body
 }
 
 func probeEDG5(ctx context.Context, w *World, r *Record) (err error) {
-	app, err := w.Person.Model(ctx, w.Scratch)
-	if err != nil {
-		return err
-	}
-	v, err := w.visits(app)
+	app, v, err := w.model(ctx)
 	if err != nil {
 		return err
 	}

@@ -21,11 +21,7 @@ func edg6() Control {
 const raisedWithin = 5 * time.Second
 
 func probeEDG6(ctx context.Context, w *World, r *Record) error {
-	app, err := w.Person.Model(ctx, w.Scratch)
-	if err != nil {
-		return err
-	}
-	v, err := w.visits(app)
+	_, v, err := w.model(ctx)
 	if err != nil {
 		return err
 	}

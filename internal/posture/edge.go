@@ -29,6 +29,14 @@ func (w *World) visits(app string) (*visitor, error) {
 		tls: &tls.Config{RootCAs: roots, ServerName: host, MinVersion: tls.VersionTLS12}}, nil
 }
 
+// model is the model app, with who visits it.
+func (w *World) model(ctx context.Context) (app string, v *visitor, err error) {
+	if app, err = w.Person.Model(ctx, w.Scratch); err == nil {
+		v, err = w.visits(app)
+	}
+	return app, v, err
+}
+
 // heard is what the edge said to one.
 type heard struct {
 	status int
