@@ -14,12 +14,9 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/bulwark-paas/bulwark"
 	"github.com/bulwark-paas/bulwark/internal/instance/containerd"
 	"github.com/bulwark-paas/bulwark/internal/node/cell"
-	"github.com/bulwark-paas/bulwark/internal/node/files"
 	"github.com/bulwark-paas/bulwark/internal/node/images"
 	"github.com/bulwark-paas/bulwark/internal/node/ledger"
 	"github.com/bulwark-paas/bulwark/internal/node/nodeapi"
@@ -85,6 +82,13 @@ type buildRun struct {
 	silent bool
 }
 
+// ended tells that nothing comes of the run any more.
+func (r *buildRun) ended() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.over
+}
+
 // silence has the run say nothing any more.
 func (r *buildRun) silence() {
 	r.mu.Lock()
@@ -105,52 +109,6 @@ func (r *buildRun) add(e nodeapi.BuildEvent) {
 }
 
 func (b *builds) dir(id bulwark.BuildID) string { return filepath.Join(b.config.Dir, string(id)) }
-
-// source takes the source of a build, before it is asked for.
-func (b *builds) source(ctx context.Context, id bulwark.BuildID, cause bulwark.Digest, body io.Reader) error {
-	_, receipt, err := b.ledger.Document(ctx, cause)
-	if err != nil {
-		return err
-	}
-	app, err := b.ledger.App(ctx, receipt.App)
-	if err != nil {
-		return err
-	}
-	if err := b.disks.room(); err != nil {
-		return err
-	}
-	if b.find(id) != nil { // its source came before, and is in use
-		_, err := io.Copy(io.Discard, body)
-		return err
-	}
-	b.early(app)
-	// It is brought into a folder that nobody knows, and appears whole, once: a second source for the same build finds the
-	// first one there and changes nothing.
-	dir, err := os.MkdirTemp(b.config.Dir, "in-")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(dir) // no effect once renamed
-	if err := files.Dir(dir, 0o711, 0); err != nil {
-		return err
-	}
-	what, err := b.bring(ctx, receipt, app, dir, body)
-	if err != nil {
-		return err
-	}
-	text, err := json.Marshal(what)
-	if err != nil {
-		return err
-	}
-	if err := files.Write(filepath.Join(dir, sourcedFile), text, 0o600); err != nil {
-		return err
-	}
-	err = unix.Renameat2(unix.AT_FDCWD, dir, unix.AT_FDCWD, b.dir(id), unix.RENAME_NOREPLACE)
-	if errors.Is(err, unix.EEXIST) {
-		_, err = readSourced(b.dir(id), cause)
-	}
-	return err
-}
 
 // build starts a build, or joins it, and passes its events on until its end.
 func (b *builds) build(ctx context.Context, in nodeapi.Build, event func(nodeapi.BuildEvent) error) error {
@@ -226,14 +184,18 @@ func (b *builds) run(in nodeapi.Build) *buildRun {
 	return r
 }
 
+// cancel ends a build, or, if it was not begun, lets go of its source.
 func (b *builds) cancel(id bulwark.BuildID) {
 	if r := b.find(id); r != nil {
 		r.cancel()
+		return
 	}
+	b.letGo(id)
 }
 
 // perform does the work of one build.
 func (b *builds) perform(ctx context.Context, in nodeapi.Build, r *buildRun) (*nodeapi.Built, error) {
+	defer os.RemoveAll(b.dir(in.Build)) // its source, if it ends before its turn comes
 	_, receipt, err := b.ledger.Document(ctx, in.Cause)
 	if err != nil {
 		return nil, err

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -118,15 +119,15 @@ func local(args []string) []string {
 	return out
 }
 
-// leftTime is how long a builder may be on its way in or out, and its image be taken in: what has a place and no process for all that time was left behind.
+// leftTime is how long a builder may be on its way in or out, its image be taken in, and a source wait for who brought it to ask for its build.
 const leftTime = 90 * time.Second
 
-// nothingLeft looks for builders that are gone.
+// nothingLeft looks for what was left of builders that are gone, and of sources that nobody builds.
 func (w *World) nothingLeft(ctx context.Context, r *Record) error {
 	var over map[string]bool
-	running := 0
+	ran := false
 	for end := time.Now().Add(leftTime); ; {
-		now, n, err := w.buildersOver()
+		now, running, err := w.buildersOver()
 		if err != nil {
 			return err
 		}
@@ -134,8 +135,11 @@ func (w *World) nothingLeft(ctx context.Context, r *Record) error {
 			over = now
 		}
 		// Another tenant's builder that begins or ends now is another one the next time, or gone.
-		maps.DeleteFunc(over, func(id string, _ bool) bool { return !now[id] })
-		if running = n; len(over) == 0 || time.Now().After(end) {
+		maps.DeleteFunc(over, func(path string, _ bool) bool { return !now[path] })
+		if ran = ran || running > 0; ran {
+			maps.DeleteFunc(over, func(_ string, source bool) bool { return source }) // they may wait for their turn
+		}
+		if len(over) == 0 || time.Now().After(end) {
 			break
 		}
 		select {
@@ -144,11 +148,11 @@ func (w *World) nothingLeft(ctx context.Context, r *Record) error {
 		case <-time.After(time.Second):
 		}
 	}
-	r.Refused("leave something of a builder behind", len(over) == 0, fmt.Sprintf("%d of builders that are gone; %d builders run", len(over), running))
+	r.Refused("leave something of a builder behind", len(over) == 0, strings.Join(slices.Sorted(maps.Keys(over)), ", "))
 	return nil
 }
 
-// buildersOver are the builders of which something is there, but no process; running is of how many there are processes.
+// buildersOver is what is there of builders without a process, and, true, of builds, by its file name; running is of how many builders there are processes.
 func (w *World) buildersOver() (over map[string]bool, running int, err error) {
 	members, err := cgroupMembers("/" + w.Installation.BuildCgroupName() + "/")
 	if err != nil {
@@ -161,9 +165,13 @@ func (w *World) buildersOver() (over map[string]bool, running int, err error) {
 			return nil, 0, err
 		}
 		for _, path := range found {
-			if _, err := bulwark.ParseBuildID(filepath.Base(path)); err == nil && len(members[filepath.Base(path)]) == 0 {
-				over[filepath.Base(path)] = true
+			name := filepath.Base(path)
+			id, suffix, _ := strings.Cut(name, ".")
+			if _, err := bulwark.ParseBuildID(id); err != nil || len(members[id]) > 0 {
+				continue
 			}
+			// A builder has a root, ".in" and ".in.io"; a build has a source, which is ".run" while it runs.
+			over[name] = dir == w.Installation.BuildDir() && !strings.HasPrefix(suffix, "in")
 		}
 	}
 	return over, len(members), nil

@@ -95,6 +95,7 @@ func (s *Server) sourceOf(ctx context.Context, cause bulwark.Digest) (io.ReadClo
 
 // forget lets go of what a deploy was made of.
 func (s *Server) forget(ctx context.Context, cause bulwark.Digest) {
+	ctx = context.WithoutCancel(ctx) // what was canceled needs it least
 	err := os.Remove(s.gate.Path(cause))
 	if err == nil || errors.Is(err, os.ErrNotExist) {
 		err = s.uploads.Done(ctx, cause)
