@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/miekg/dns"
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/bulwark-paas/bulwark/internal/certs/acmetest"
@@ -94,4 +95,14 @@ func issuedFor(ts *testscript.TestScript, neg bool, args []string) {
 		}
 		return nil
 	}))
+}
+
+// setNames has the name server say something of a name below example.org:
+//
+//	dns TXT _bulwark.www.example.org VALUE...     nothing, if no value is given
+func setNames(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) < 2 || dns.StringToType[args[0]] == 0 {
+		ts.Fatalf("usage: dns TYPE NAME [VALUE...]")
+	}
+	ts.Check(names.Set("example.org", args[1], dns.StringToType[args[0]], args[2:]...))
 }

@@ -77,6 +77,7 @@ func newInstallationWithin(within []string, p programs, name string, more ...str
 	}
 	err = i.start(append([]string{"--name", name, "--engine", p.engine, "--bases", p.bases, "--etc", filepath.Join(dir, "etc"), "--blocks", "256", "--build-disk", "3000", "--probes", "asked",
 		"--acme", "none", // what stories claim is nobody's to have a certificate for
+		"--name-server", names.Address,
 		"--http-port", i.ports["HTTP"], "--https-port", i.ports["HTTPS"], "--api-port", i.ports["API"], "--ssh-port", i.ports["SSH"]}, more...)...)
 	return i, err
 }

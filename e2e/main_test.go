@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/bulwark-paas/bulwark/internal/certs/acmetest"
 )
 
 // programs is what the stories are played with.
@@ -28,6 +30,9 @@ var shared *installation
 
 // with is what they are played with.
 var with programs
+
+// names is the name server that installations ask whose a host name is: it has example.org, and knows nobody else.
+var names *acmetest.Names
 
 func TestMain(m *testing.M) {
 	flag.Parse()
@@ -57,6 +62,13 @@ func main(m *testing.M) (code int, err error) {
 	if with.probe, err = buildProbe(dir); err != nil {
 		return 1, err
 	}
+	if err := os.Mkdir(filepath.Join(dir, "names"), 0o700); err != nil {
+		return 1, err
+	}
+	if names, err = acmetest.StartNames(filepath.Join(dir, "names"), "example.org"); err != nil {
+		return 1, err
+	}
+	defer names.Stop()
 	began := time.Now()
 	// The name is a process's own, so that two runs at once do not meet.
 	if shared, err = newInstallation(with, fmt.Sprintf("e2e-%d", os.Getpid())); err != nil {

@@ -59,6 +59,7 @@ func (o *upOptions) flags(cmd *cobra.Command) {
 	f.StringVar(&o.ACME.Directories, "acme", "", "certificate authorities for claimed host names: https URLs of ACME directories with commas between them, or \"none\" (default Let's Encrypt)")
 	f.StringVar(&o.ACME.Email, "acme-email", "", "where certificate authorities write to")
 	f.StringVar(&o.ACME.Roots, "acme-roots", "", "file of certificates that say whom to trust when the authorities are asked, if not whom the host trusts")
+	f.StringVar(&o.NameServer, "name-server", "", "name server that is asked whose a claimed host name is, ADDRESS:PORT, or \"host\" for those that this machine asks (default host)")
 	f.Uint16Var(&o.Ports.HTTP, "http-port", 0, "port for http (default 80)")
 	f.Uint16Var(&o.Ports.HTTPS, "https-port", 0, "port for https (default 443)")
 	f.Uint16Var(&o.Ports.API, "api-port", 0, "port of the API (default 8443)")

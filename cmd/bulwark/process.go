@@ -171,7 +171,7 @@ func runNode(ctx context.Context, c *child) error {
 		Workers: cell.UserRange{First: i.User(install.Workers), Count: install.WorkerCount}, BuildDisk: int64(i.BuildDisk) * 1e6, Grace: i.Grace.Duration(),
 		KeyAge: i.KeyAge, Block: func(n uint32) (uint32, error) { r, err := i.Block(n); return r.Base, err },
 		Restored: c.files, Keeper: c.notifier, Certs: node.CertsConfig{Listener: fromCerts, UID: i.User(install.Certs), Authorities: issuers, Email: i.ACME.Email},
-		Toolchains: tools, SSHHostKey: hostKeyFile(i), PostureKey: filepath.Join(i.PostureDir(), posture.PublicKeyFile), Log: c.log,
+		NameServer: i.NameServerAddress(), Toolchains: tools, SSHHostKey: hostKeyFile(i), PostureKey: filepath.Join(i.PostureDir(), posture.PublicKeyFile), Log: c.log,
 	}, c.ready)
 }
 

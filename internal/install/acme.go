@@ -1,10 +1,15 @@
 package install
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
+	"net/netip"
 	"net/url"
 	"os"
 	"strings"
+
+	"github.com/miekg/dns"
 
 	"github.com/bulwark-paas/bulwark"
 )
@@ -62,4 +67,47 @@ func (a ACME) check() error {
 		return bulwark.Fail(bulwark.KindInvalid, fmt.Sprintf("The file %s with whom to trust cannot be read.", a.Roots), "Give a file of certificates in PEM.", err)
 	}
 	return nil
+}
+
+// HostNameServer stands for the name servers that the host asks.
+const HostNameServer = "host"
+
+func checkNameServer(s string) error {
+	if s == "" || s == HostNameServer {
+		return nil
+	}
+	if at, err := netip.ParseAddrPort(s); err != nil || at.Port() == 0 {
+		return bulwark.Fail(bulwark.KindInvalid, fmt.Sprintf("%q is no name server.", s), "Give an address and a port, such as 192.0.2.53:53 or [2001:db8::53]:53, or \"host\".", err)
+	}
+	return nil
+}
+
+// NameServerAddress is "ADDRESS:PORT" of the name server that the operator named; empty for those that the host asks.
+func (i *Installation) NameServerAddress() string {
+	if i.NameServer == HostNameServer {
+		return ""
+	}
+	return i.NameServer
+}
+
+// NameServers are the addresses of the name servers that say whose a host name is.
+func (i *Installation) NameServers() ([]netip.Addr, error) {
+	if at := i.NameServerAddress(); at != "" {
+		p, err := netip.ParseAddrPort(at)
+		return []netip.Addr{p.Addr()}, err
+	}
+	c, err := dns.ClientConfigFromFile("/etc/resolv.conf")
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var out []netip.Addr
+	for _, s := range c.Servers {
+		if a, err := netip.ParseAddr(s); err == nil {
+			out = append(out, a.WithZone(""))
+		}
+	}
+	return out, nil
 }

@@ -52,6 +52,8 @@ type Installation struct {
 	Grace Grace `json:"grace,omitempty"`
 	// ACME says who issues certificates for claimed host names.
 	ACME ACME `json:"acme,omitzero"`
+	// NameServer is who is asked whose a claimed host name is: "ADDRESS:PORT" or HostNameServer.
+	NameServer string `json:"name_server,omitempty"`
 }
 
 // Grace is a time from 0 to MaxGrace, as time.ParseDuration reads it; empty means DefaultGrace. It is text, so that "not said"
@@ -137,19 +139,20 @@ type Listen struct {
 
 // Options are what `bulwark up` may be told; a zero field keeps what the installation has, or takes the default.
 type Options struct {
-	Name      bulwark.InstallationName
-	Root      string
-	Ports     Ports
-	Listen    Listen
-	Domain    bulwark.HostName
-	EngineBin string
-	Bases     string
-	Blocks    uint32 // of 65536 ids; only at the first time
-	BuildDisk uint32 // MB
-	KeyAge    time.Duration
-	Probes    Probes
-	Grace     Grace
-	ACME      ACME
+	Name       bulwark.InstallationName
+	Root       string
+	Ports      Ports
+	Listen     Listen
+	Domain     bulwark.HostName
+	EngineBin  string
+	Bases      string
+	Blocks     uint32 // of 65536 ids; only at the first time
+	BuildDisk  uint32 // MB
+	KeyAge     time.Duration
+	Probes     Probes
+	Grace      Grace
+	ACME       ACME
+	NameServer string
 	// Etc replaces /etc as the place of subuid, subgid, passwd and group: for tests, and for building an image.
 	Etc string
 }
@@ -265,6 +268,7 @@ func (i *Installation) merge(opt Options) error {
 	set(&i.ACME.Directories, opt.ACME.Directories, DefaultAuthority)
 	set(&i.ACME.Email, opt.ACME.Email, "")
 	set(&i.ACME.Roots, opt.ACME.Roots, "")
+	set(&i.NameServer, opt.NameServer, HostNameServer)
 	set(&i.Ports.HTTP, opt.Ports.HTTP, 80)
 	set(&i.Ports.HTTPS, opt.Ports.HTTPS, 443)
 	set(&i.Ports.API, opt.Ports.API, 8443)
@@ -303,6 +307,9 @@ func (i *Installation) valid() error {
 		if err := i.ACME.check(); err != nil {
 			return err
 		}
+	}
+	if err := checkNameServer(i.NameServer); err != nil {
+		return err
 	}
 	if i.BuildDisk != 0 && i.BuildDisk < 256 {
 		return bulwark.Invalid(fmt.Sprintf("A disk of %d MB is too small for any build.", i.BuildDisk), "Give at least 256 with --build-disk.")

@@ -79,6 +79,7 @@ type Config struct {
 	SSHHostKey string // file with the git server's public host key, written by the server
 	PostureKey string // file with the prober's public key, written by the prober, who is root
 	Certs      CertsConfig
+	NameServer string // "ADDRESS:PORT" of the name server that says whose a host name is; empty: those that the host asks
 	Log        *slog.Logger
 }
 
@@ -107,6 +108,7 @@ type Node struct {
 	builds    *builds
 	authority *authority
 	shields   shields
+	names     *names
 	certs     *certkeep.Keeper
 	outward   *outward
 	graced    chan struct{} // an app was destroyed, so there is a grace to wait for
@@ -141,7 +143,7 @@ func open(ctx context.Context, c Config) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &Node{config: c, keys: keys, ledger: l, graced: make(chan struct{}, 1)}
+	n := &Node{config: c, keys: keys, ledger: l, names: newNames(c.NameServer), graced: make(chan struct{}, 1)}
 	n.shields.client = unixClient(c.Sockets.EdgeCerts)
 	if n.authority, err = openAuthority(filepath.Join(c.Dir, "keys"), c.Domain); err != nil {
 		return nil, err

@@ -63,7 +63,10 @@ func (n *Node) routes() http.Handler {
 		return receipt(n.ledger.Accepted(ctx, in.Digest))
 	})
 	verb(n, mux, "submit", func(ctx context.Context, in nodeapi.Document) (*nodeapi.Receipt, error) {
-		r, err := receipt(n.ledger.Submit(ctx, in.Envelope))
+		r, err := receipt(n.submit(ctx, in.Envelope))
+		if err == nil && r.From != "" {
+			n.instances.hostsChanged(ctx, r.From) // first, so that no name leads to two
+		}
 		if err == nil {
 			n.instances.hostsChanged(ctx, r.App)
 			n.instances.changed.send() // what depends on rules and hosts looks again
@@ -222,7 +225,7 @@ func receipt(r *ledger.Receipt, err error) (*nodeapi.Receipt, error) {
 		return nil, err
 	}
 	return &nodeapi.Receipt{Digest: r.Digest, Kind: r.Kind, Person: r.Person, Token: r.Token, Key: r.Key, App: r.App, Seq: r.Seq, Config: r.Config, Protection: r.Protection,
-		Until: r.Until, Promoted: r.Promoted,
+		Until: r.Until, Promoted: r.Promoted, From: r.From,
 		Rotated: r.Rotated, Body: r.Body, Chain: r.Chain}, nil
 }
 

@@ -45,6 +45,10 @@ func probePRV1(ctx context.Context, w *World, r *Record) error {
 		use <- err
 	}()
 	declared := w.Installation.Declared()
+	asked, err := w.Installation.NameServers() // by the node, whose a claimed host name is
+	if err != nil {
+		return err
+	}
 	mine, samples := false, 0
 	away := map[string]bool{}
 	for end := time.Now().Add(watchTime); time.Now().Before(end) && ctx.Err() == nil; samples++ {
@@ -60,7 +64,7 @@ func probePRV1(ctx context.Context, w *World, r *Record) error {
 					if pid == selfPID() && s.remote == at {
 						mine = true
 					}
-					if inbound(s, declared) || s.remote.Addr().IsLoopback() || s.remote.Addr().IsUnspecified() || forTenants(name) {
+					if inbound(s, declared) || s.remote.Addr().IsLoopback() || s.remote.Addr().IsUnspecified() || forTenants(name) || name == "node" && slices.Contains(asked, s.remote.Addr()) {
 						continue
 					}
 					away[fmt.Sprintf("%s to %s (%s)", name, s.remote, table)] = true

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 
 	"github.com/bulwark-paas/bulwark"
 	"github.com/bulwark-paas/bulwark/internal/netpolicy"
@@ -29,7 +28,7 @@ type App struct {
 }
 
 // apply gives a verified statement, which its signer may sign, its effect.
-func (l *Ledger) apply(tx *sql.Tx, p *Principal, s *statement.Statement, r *Receipt) error {
+func (l *Ledger) apply(tx *sql.Tx, p *Principal, s *statement.Statement, r *Receipt, named Named) error {
 	if done, err := l.applyPeople(tx, p, s, r); done {
 		return err
 	}
@@ -79,7 +78,7 @@ func (l *Ledger) apply(tx *sql.Tx, p *Principal, s *statement.Statement, r *Rece
 	case statement.KindApprove:
 		return decode(s, func(b statement.Approve) error { return l.approve(tx, app, b, r) })
 	case statement.KindDomainAdd:
-		return decode(s, func(b statement.Domain) error { return l.claimHost(tx, p, app, b.Host) })
+		return decode(s, func(b statement.Domain) error { return l.claimHost(tx, p, app, b.Host, named, r) })
 	case statement.KindDomainRemove:
 		return decode(s, func(b statement.Domain) error {
 			_, err := tx.Exec(`DELETE FROM host WHERE host = ? AND app = ?`, b.Host, app.ID)
@@ -335,39 +334,6 @@ func (l *Ledger) resize(tx *sql.Tx, app *App, b statement.Resize) error {
 		}
 	}
 	return nil
-}
-
-// maxHosts bounds the claimed host names of one app: dial takes them in one message.
-const maxHosts = 100
-
-func (l *Ledger) claimHost(tx *sql.Tx, p *Principal, app *App, host bulwark.HostName) error {
-	if host == "" {
-		return bulwark.Invalid("The host name is empty.", "Give a name such as shop.example.org.")
-	}
-	if host == l.domain || strings.HasSuffix(string(host), "."+string(l.domain)) {
-		return bulwark.Invalid(fmt.Sprintf("Host names below %s belong to the apps of those names.", l.domain), "Give a domain of your own.")
-	}
-	var hosts int
-	if err := tx.QueryRow(`SELECT count(*) FROM host WHERE app = ?`, app.ID).Scan(&hosts); err != nil {
-		return err
-	}
-	if hosts >= maxHosts {
-		return bulwark.Fail(bulwark.KindTooLarge, fmt.Sprintf("An app answers to at most %d host names of its own.", maxHosts), "Remove one first.", nil)
-	}
-	var owner bulwark.AppID
-	err := tx.QueryRow(`SELECT app FROM host WHERE host = ?`, host).Scan(&owner)
-	if errors.Is(err, sql.ErrNoRows) {
-		_, err = tx.Exec(`INSERT INTO host (host, app) VALUES (?,?)`, host, app.ID)
-		return err
-	}
-	if err == nil && owner != app.ID {
-		if was := destroyedTo(tx, p, owner); was != nil {
-			return bulwark.Fail(bulwark.KindConflict, fmt.Sprintf("The host name %s belongs to app %s, which was destroyed and can still be brought back.", host, was.Name),
-				fmt.Sprintf("Bring it back with bulwark apps restore %[1]s, or free the host name with bulwark apps destroy %[1]s --now.", was.Name), nil)
-		}
-		return bulwark.Fail(bulwark.KindConflict, fmt.Sprintf("The host name %s belongs to another app.", host), "Remove it there first.", nil)
-	}
-	return err
 }
 
 func appByID(tx *sql.Tx, id bulwark.AppID) (*App, error) {

@@ -154,6 +154,11 @@ func (b *book) must(p *person, kind statement.Kind, app bulwark.AppID, body any)
 	return r
 }
 
+// named is a DNS that says that a host is an organisation's.
+func (b *book) named(host bulwark.HostName, org bulwark.OrgID) ledger.Named {
+	return ledger.Named{Host: host, Words: []string{ledger.ProofWord(b.Node(), org)}, Asked: true}
+}
+
 // refused submits a statement of p that is refused with a kind.
 func (b *book) refused(p *person, want bulwark.Kind, kind statement.Kind, app bulwark.AppID, body any) {
 	b.t.Helper()

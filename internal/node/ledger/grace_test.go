@@ -304,7 +304,8 @@ func TestGraceIsTheOwners(t *testing.T) {
 	b.must(operator, statement.KindMemberRemove, "", statement.MemberRemove{Place: at, Person: operator.id})
 	app := bulwark.NewAppID()
 	b.must(owner, statement.KindAppCreate, app, statement.AppCreate{Name: "shop", Project: project})
-	b.must(owner, statement.KindDomainAdd, app, statement.Domain{Host: "www.example.net"})
+	_, err := b.SubmitNamed(b.ctx(), b.sign(owner.device, statement.KindDomainAdd, app, statement.Domain{Host: "www.example.net"}), b.named("www.example.net", at.Org))
+	ok(t, err)
 	ci := newKey(t)
 	token := bulwark.NewTokenID()
 	b.must(owner, statement.KindTokenCreate, "", statement.TokenCreate{Token: token, Name: "ci", Key: pkix(ci), Until: b.clock.Add(time.Hour),
@@ -333,7 +334,7 @@ func TestGraceIsTheOwners(t *testing.T) {
 		b.refused(who, want, statement.KindAppRestore, app, statement.AppRestore{Name: "shop"})
 		b.refused(who, want, statement.KindAppDestroy, app, statement.AppDestroy{Name: "shop", Now: true})
 	}
-	_, err := b.Submit(b.ctx(), b.sign(operator.device, statement.KindConfigSet, app, statement.ConfigSet{}))
+	_, err = b.Submit(b.ctx(), b.sign(operator.device, statement.KindConfigSet, app, statement.ConfigSet{}))
 	if err == nil || !strings.Contains(err.Error(), bulwark.NoSuchApp().Error()) {
 		t.Errorf("another tenant hears %v", err)
 	}

@@ -116,6 +116,8 @@ type Receipt struct {
 	Until *time.Time `json:"until,omitempty"`
 	// Promoted is the release that serves of an app that was brought back.
 	Promoted uint64 `json:"promoted,omitempty"`
+	// From is the app of another organisation's that a host name was taken from, since the DNS says whose it is.
+	From bulwark.AppID `json:"from,omitempty"`
 	// Body is the verified body, so that the caller need not parse what it cannot verify.
 	Body json.RawMessage `json:"body,omitempty"`
 }
@@ -142,11 +144,16 @@ func largest(k statement.Kind) int {
 
 // Submit verifies a person's statement and gives it effect.
 func (l *Ledger) Submit(ctx context.Context, envelope []byte) (*Receipt, error) {
-	return l.submit(ctx, envelope, func(tx *sql.Tx, r *Receipt, s *statement.Statement) error { return nil })
+	return l.SubmitNamed(ctx, envelope, Named{})
+}
+
+// SubmitNamed is Submit, with what the DNS says of a host name, which the caller looked up after Submit had asked for it by [Unproven].
+func (l *Ledger) SubmitNamed(ctx context.Context, envelope []byte, named Named) (*Receipt, error) {
+	return l.submit(ctx, envelope, named, func(tx *sql.Tx, r *Receipt, s *statement.Statement) error { return nil })
 }
 
 // submit is Submit with a last word, in the same transaction, by a check of the kind's own; s is nil if the document is known.
-func (l *Ledger) submit(ctx context.Context, envelope []byte, check func(tx *sql.Tx, r *Receipt, s *statement.Statement) error) (*Receipt, error) {
+func (l *Ledger) submit(ctx context.Context, envelope []byte, named Named, check func(tx *sql.Tx, r *Receipt, s *statement.Statement) error) (*Receipt, error) {
 	digest := bulwark.Sum(envelope)
 	var out *Receipt
 	err := l.db.Tx(ctx, func(tx *sql.Tx) error {
@@ -188,7 +195,7 @@ func (l *Ledger) submit(ctx context.Context, envelope []byte, check func(tx *sql
 			return bulwark.Failf(bulwark.KindTooLarge, "A statement of this kind is not that large.")
 		}
 		r := &Receipt{Digest: digest, Kind: s.Kind, Person: p.Person, Token: p.Token, Key: fingerprint, App: s.App, Body: s.Body}
-		if err := l.apply(tx, p, s, r); err != nil {
+		if err := l.apply(tx, p, s, r, named); err != nil {
 			return err
 		}
 		if err := check(tx, r, s); err != nil {

@@ -5,12 +5,15 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/bulwark-paas/bulwark"
 	"github.com/bulwark-paas/bulwark/internal/enrol"
+	"github.com/bulwark-paas/bulwark/internal/node/ledger"
 	"github.com/bulwark-paas/bulwark/internal/statement"
 )
 
@@ -286,6 +289,74 @@ func TestHosts(t *testing.T) {
 	}
 	b.must(p, statement.KindDomainRemove, shop, statement.Domain{Host: "www.example.net"})
 	b.must(p, statement.KindDomainAdd, blog, statement.Domain{Host: "www.example.net"})
+}
+
+// Who does not run the installation has the DNS say that a host name is theirs. Who has it already, and is not named there, loses it; what the
+// DNS says to another installation, or of another organisation, is worth nothing.
+func TestProvenHosts(t *testing.T) {
+	b := open(t)
+	operator := b.enrol()
+	place := func(name bulwark.OrgName) (statement.Place, *person, bulwark.AppID) {
+		at, project := b.org(operator, name)
+		owner, app := b.invite(operator, at, bulwark.Owner), bulwark.NewAppID()
+		b.must(owner, statement.KindAppCreate, app, statement.AppCreate{Name: bulwark.AppName(name), Project: project})
+		return at, owner, app
+	}
+	acme, ana, shop := place("acme")
+	evil, eve, trap := place("evil")
+	own := b.app(operator, "own")
+	const host = "www.example.net"
+	word := func(at statement.Place) string { return ledger.ProofWord(b.Node(), at.Org) }
+	claim := func(by *person, app bulwark.AppID, words ...string) error {
+		r, err := b.SubmitNamed(b.ctx(), b.sign(by.device, statement.KindDomainAdd, app, statement.Domain{Host: host}), ledger.Named{Host: host, Words: words, Asked: true})
+		if err == nil && r.From != "" && r.From != shop && r.From != own {
+			t.Fatal("taken from", r.From)
+		}
+		return err
+	}
+	serves := func(want bulwark.AppID) {
+		t.Helper()
+		for _, app := range []bulwark.AppID{shop, trap, own} {
+			got, err := b.Hosts(b.ctx(), app)
+			ok(t, err)
+			if slices.Contains(got, host) != (app == want) {
+				t.Fatalf("%s has %v", app, got)
+			}
+		}
+	}
+	refused := func(err error, kind bulwark.Kind, hint string) {
+		t.Helper()
+		isKind(t, err, kind)
+		u, is := errors.AsType[*ledger.Unproven](err)
+		e, _ := errors.AsType[*bulwark.Error](err)
+		if !is || u.Host != host || !strings.Contains(e.Hint, hint) {
+			t.Fatalf("%v, %q", err, e.Hint)
+		}
+	}
+	// Nobody looked.
+	_, err := b.Submit(b.ctx(), b.sign(eve.device, statement.KindDomainAdd, trap, statement.Domain{Host: host}))
+	refused(err, bulwark.KindForbidden, "_bulwark.www.example.net TXT \""+word(evil)+"\"")
+	// What is there is somebody else's, or of another installation.
+	refused(claim(eve, trap), bulwark.KindForbidden, word(evil))
+	refused(claim(eve, trap, word(acme), ledger.ProofWord("SHA256:another", evil.Org), "bulwark=", strings.ToUpper(word(evil))), bulwark.KindForbidden, word(evil))
+	_, err = b.SubmitNamed(b.ctx(), b.sign(eve.device, statement.KindDomainAdd, trap, statement.Domain{Host: host}), ledger.Named{Host: "mine.example.net", Words: []string{word(evil)}, Asked: true})
+	refused(err, bulwark.KindForbidden, word(evil))
+	serves("")
+	ok(t, claim(ana, shop, "v=spf1 -all", word(acme)))
+	ok(t, claim(ana, shop)) // one's own again
+	serves(shop)
+	// The record that is there protects, whatever else is there.
+	refused(claim(eve, trap, word(evil), word(acme)), bulwark.KindConflict, "another's")
+	refused(claim(operator, own), bulwark.KindConflict, word(first()))
+	serves(shop)
+	// The domain was sold, or somebody else's claim was never theirs.
+	ok(t, claim(eve, trap, word(evil)))
+	serves(trap)
+	b.must(eve, statement.KindDomainRemove, trap, statement.Domain{Host: host})
+	ok(t, claim(operator, own))
+	serves(own)
+	ok(t, claim(ana, shop, word(acme)))
+	serves(shop)
 }
 
 // A destroyed app is gone for good: its id never comes back, its name may pass on, and with the name goes nothing else.

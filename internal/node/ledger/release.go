@@ -368,7 +368,7 @@ const revealFor = 10 * time.Minute
 func (l *Ledger) Reveal(ctx context.Context, envelope []byte) ([]byte, error) {
 	var body statement.ConfigReveal
 	var out []byte
-	_, err := l.submit(ctx, envelope, func(tx *sql.Tx, receipt *Receipt, s *statement.Statement) error {
+	_, err := l.submit(ctx, envelope, Named{}, func(tx *sql.Tx, receipt *Receipt, s *statement.Statement) error {
 		if receipt.Kind != statement.KindConfigReveal {
 			return bulwark.Invalid("The statement asks for something else.", "")
 		}

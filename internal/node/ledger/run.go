@@ -26,7 +26,7 @@ const (
 func (l *Ledger) Run(ctx context.Context, envelope []byte) (*Receipt, *statement.Run, *statement.Bundle, error) {
 	var body statement.Run
 	var bundle *statement.Bundle
-	r, err := l.submit(ctx, envelope, func(tx *sql.Tx, r *Receipt, s *statement.Statement) error {
+	r, err := l.submit(ctx, envelope, Named{}, func(tx *sql.Tx, r *Receipt, s *statement.Statement) error {
 		if r.Kind != statement.KindRun {
 			return bulwark.Invalid("The statement asks for something else.", "")
 		}

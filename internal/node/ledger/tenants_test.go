@@ -139,7 +139,7 @@ func TestRolesTimesKinds(t *testing.T) {
 		for where, place := range map[string]statement.Place{"org": at, "project": inProject, "sibling": inSibling, "first": first()} {
 			who := b.invite(map[bool]*person{true: operator, false: owner}[where == "first"], place, role)
 			for kind, body := range bodies {
-				_, err := b.Submit(b.ctx(), b.sign(who.device, kind, app, body()))
+				_, err := b.SubmitNamed(b.ctx(), b.sign(who.device, kind, app, body()), b.named("shop.example.com", at.Org))
 				got := bulwark.KindOf(err)
 				tried++
 				switch inside := where == "org" || where == "project"; {

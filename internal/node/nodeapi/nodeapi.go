@@ -32,7 +32,9 @@ type Receipt struct {
 	// that was brought back.
 	Until    *time.Time `json:"until,omitempty"`
 	Promoted uint64     `json:"promoted,omitempty"`
-	Body     []byte     `json:"body,omitempty"` // JSON, verified
+	// From is the app that a host name was taken from, since the DNS says whose it is.
+	From bulwark.AppID `json:"from,omitempty"`
+	Body []byte        `json:"body,omitempty"` // JSON, verified
 	// Chain is the document's place in the node's chain.
 	Chain *statement.ChainRef `json:"chain,omitempty"`
 }
