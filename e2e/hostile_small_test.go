@@ -402,7 +402,11 @@ func misled(ts *testscript.TestScript, pid, node int, control install.Socket) {
 	before, answered := open(node), 0
 	for _, b := range append([][]byte{[]byte(`{"instances":["../../x","",null]}`), []byte(`{"error":{"kind":"not_found","message":"\u001b[2J"}}`)}, garbage()...) {
 		var any map[string]any
-		ts.Check(conn.SetDeadline(time.Now().Add(5 * time.Second)))
+		wait := 5 * time.Second
+		if answered == 0 {
+			wait = 30 * time.Second // until the command is through that gives it something to ask for
+		}
+		ts.Check(conn.SetDeadline(time.Now().Add(wait)))
 		files, err := conn.Receive(&any)
 		fdpass.CloseAll(files)
 		if err != nil {

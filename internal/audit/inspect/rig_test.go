@@ -233,7 +233,14 @@ func (r *rig) snapshot(name string) (restore func()) {
 	r.open()
 	return func() {
 		r.close()
-		must(r.t, os.RemoveAll(filepath.Join(r.dir, name)))
+		// A log that could not be opened leaves something running in its library for a moment, which still writes.
+		var err error
+		for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+			if err = os.RemoveAll(filepath.Join(r.dir, name)); err == nil {
+				break
+			}
+		}
+		must(r.t, err)
 		must(r.t, os.CopyFS(filepath.Join(r.dir, name), os.DirFS(saved)))
 		r.open()
 	}
