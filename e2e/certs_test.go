@@ -37,12 +37,17 @@ func authority(ts *testscript.TestScript, _ bool, args []string) {
 			ts.Check(err)
 			return uint16(n)
 		}
-		ca, err := acmetest.Start(acmetest.Config{Dir: dir, HTTPPort: port("HTTP"), TLSPort: port("HTTPS"), NonceReject: 20})
+		ca, err := acmetest.Start(acmetest.Config{Dir: dir, HTTPPort: port("HTTP"), TLSPort: port("HTTPS"), NonceReject: 20, Names: names})
 		ts.Check(err)
 		s.ca = ca
 		ts.Defer(func() { ca.Stop() })
 		roots := filepath.Join(s.on.dir, "authority-roots.pem")
 		ts.Check(os.WriteFile(roots, ca.Roots, 0o600))
+		key := filepath.Join(s.work, "updates.key")
+		ts.Check(names.KeyFile(key))
+		ts.Check(os.WriteFile(filepath.Join(s.work, "updates.secret"), []byte(names.Key), 0o600))
+		ts.Setenv("NAMES", names.Address)
+		ts.Setenv("NAMES_KEY", key)
 		ts.Setenv("CA_URL", ca.Directory)
 		ts.Setenv("CA_ROOTS", roots)
 	case "restart":

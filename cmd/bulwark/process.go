@@ -154,6 +154,10 @@ func runNode(ctx context.Context, c *child) error {
 	if err != nil {
 		return err
 	}
+	updates, err := dnsUpdates(i)
+	if err != nil {
+		return err
+	}
 	var tools node.Toolchains
 	if err := readJSON(toolchainsFile(i), &tools); err != nil {
 		return err
@@ -170,7 +174,7 @@ func runNode(ctx context.Context, c *child) error {
 			Egress: i.Socket(install.EgressControl), Resolver: i.Socket(install.ResolverControl), EdgeCerts: i.Socket(install.EdgeCerts)},
 		Workers: cell.UserRange{First: i.User(install.Workers), Count: install.WorkerCount}, BuildDisk: int64(i.BuildDisk) * 1e6, Grace: i.Grace.Duration(),
 		KeyAge: i.KeyAge, Block: func(n uint32) (uint32, error) { r, err := i.Block(n); return r.Base, err },
-		Restored: c.files, Keeper: c.notifier, Certs: node.CertsConfig{Listener: fromCerts, UID: i.User(install.Certs), Authorities: issuers, Email: i.ACME.Email},
+		Restored: c.files, Keeper: c.notifier, Certs: node.CertsConfig{Listener: fromCerts, UID: i.User(install.Certs), Authorities: issuers, Email: i.ACME.Email, Updates: updates},
 		NameServer: i.NameServerAddress(), Toolchains: tools, SSHHostKey: hostKeyFile(i), PostureKey: filepath.Join(i.PostureDir(), posture.PublicKeyFile), Log: c.log,
 	}, c.ready)
 }
@@ -268,11 +272,33 @@ func acmeAuthorities(i *install.Installation) ([]certsapi.Authority, error) {
 			return nil, err
 		}
 	}
+	var accounts []install.Account
+	if i.ACME.Accounts != "" {
+		if accounts, err = install.ReadAccounts(i.ACME.Accounts); err != nil {
+			return nil, err
+		}
+	}
 	var out []certsapi.Authority
 	for _, d := range all {
-		out = append(out, certsapi.Authority{Directory: d, Roots: roots})
+		a := certsapi.Authority{Directory: d, Roots: roots}
+		if at := slices.IndexFunc(accounts, func(a install.Account) bool { return a.Directory == d }); at >= 0 {
+			a.EAB = &certsapi.EAB{KeyID: accounts[at].KeyID, MACKey: accounts[at].MACKey}
+		}
+		out = append(out, a)
 	}
 	return out, nil
+}
+
+// dnsUpdates is where the operator lets records of the DNS be set, nil if nowhere.
+func dnsUpdates(i *install.Installation) (*certsapi.Updates, error) {
+	if i.ACME.DNS == "" {
+		return nil, nil
+	}
+	k, err := install.ReadUpdateKey(i.ACME.DNSKey)
+	if err != nil {
+		return nil, err
+	}
+	return &certsapi.Updates{Server: i.ACME.DNS, KeyName: k.Name, Algorithm: k.Algorithm, Key: k.Key}, nil
 }
 
 func runCerts(ctx context.Context, c *child) error {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"path"
 	"slices"
@@ -15,6 +16,8 @@ import (
 	"time"
 
 	"github.com/caddyserver/certmagic"
+	"github.com/mholt/acmez/v3"
+	"github.com/mholt/acmez/v3/acme"
 	"go.uber.org/zap"
 
 	"github.com/bulwark-paas/bulwark"
@@ -26,7 +29,7 @@ type Config struct {
 	Node string // path of the socket at which the node answers
 	Edge Edge
 	Log  *slog.Logger
-	// Challenges are the types by which names are proven; empty means all that the edge can answer.
+	// Challenges are the types by which names are proven; empty means all that can be answered.
 	Challenges []string
 	// Pace may be changed by tests; the zero value means DefaultPace.
 	Pace Pace
@@ -125,7 +128,7 @@ func (m *manager) follow(ctx context.Context, was *certsapi.Orders, next certsap
 		if err := m.reconfigure(ctx, next); err != nil {
 			return err
 		}
-		*was = certsapi.Orders{Authorities: next.Authorities, Email: next.Email}
+		*was = certsapi.Orders{Authorities: next.Authorities, Email: next.Email, Updates: next.Updates, NameServer: next.NameServer}
 	}
 	wanted := map[bulwark.HostName]bool{}
 	for _, h := range next.Hosts {
@@ -161,17 +164,21 @@ func (m *manager) follow(ctx context.Context, was *certsapi.Orders, next certsap
 }
 
 func sameAuthorities(a, b certsapi.Orders) bool {
-	return a.Email == b.Email && slices.EqualFunc(a.Authorities, b.Authorities, func(x, y certsapi.Authority) bool {
+	return a.Email == b.Email && a.NameServer == b.NameServer && (a.Updates == nil) == (b.Updates == nil) && (a.Updates == nil || *a.Updates == *b.Updates) && slices.EqualFunc(a.Authorities, b.Authorities, func(x, y certsapi.Authority) bool {
 		return x.Directory == y.Directory && string(x.Roots) == string(y.Roots) && (x.EAB == nil) == (y.EAB == nil) && (x.EAB == nil || *x.EAB == *y.EAB)
 	})
 }
 
 // reconfigure begins anew with other authorities. What those before issued stays served until it is renewed.
 func (m *manager) reconfigure(ctx context.Context, o certsapi.Orders) error {
+	solvers, err := m.solvers(o)
+	if err != nil {
+		return err
+	}
 	var issuers []certmagic.Issuer
 	known := map[string]bool{}
 	for _, a := range o.Authorities {
-		i, err := newIssuer(a, o.Email, m.node, m.answers.solvers(m.c.Challenges), m.refused)
+		i, err := newIssuer(a, o.Email, m.node, solvers, m.refused)
 		if err != nil {
 			return err
 		}
@@ -211,6 +218,22 @@ func (m *manager) reconfigure(ctx context.Context, o certsapi.Orders) error {
 		DisableStorageCheck: true, KeySource: certmagic.StandardKeyGenerator{KeyType: certmagic.P256}})
 	config.Store(m.config)
 	return nil
+}
+
+// solvers are those of the challenges that can be answered.
+func (m *manager) solvers(o certsapi.Orders) (map[string]acmez.Solver, error) {
+	out := map[string]acmez.Solver{acme.ChallengeTypeHTTP01: m.answers, acme.ChallengeTypeTLSALPN01: m.answers}
+	if o.Updates != nil {
+		r, err := newRecords(*o.Updates, o.NameServer)
+		if err != nil {
+			return nil, err
+		}
+		out[acme.ChallengeTypeDNS01] = r
+	}
+	maps.DeleteFunc(out, func(t string, _ acmez.Solver) bool {
+		return len(m.c.Challenges) > 0 && !slices.Contains(m.c.Challenges, t)
+	})
+	return out, nil
 }
 
 // certificatesAt is the folder in which certmagic keeps certificates, those of each issuer in a folder of its own.

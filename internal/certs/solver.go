@@ -6,7 +6,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"log/slog"
-	"slices"
 	"sync"
 	"time"
 
@@ -36,17 +35,6 @@ type answers struct {
 
 func newAnswers(edge Edge, log *slog.Logger) *answers {
 	return &answers{edge: edge, log: log, http: map[string]bulwark.HTTPChallenge{}, alpn: map[string]bulwark.Certificate{}}
-}
-
-// solvers are those of the challenges that the edge can answer; only, if not empty, says which of them.
-func (a *answers) solvers(only []string) map[string]acmez.Solver {
-	out := map[string]acmez.Solver{acme.ChallengeTypeHTTP01: a, acme.ChallengeTypeTLSALPN01: a}
-	for t := range out {
-		if len(only) > 0 && !slices.Contains(only, t) {
-			delete(out, t)
-		}
-	}
-	return out
 }
 
 // tell hands the edge all of them.

@@ -19,6 +19,9 @@ type ACME struct {
 	Directories string `json:"directories,omitempty"` // URLs of directories with commas between them, in the order in which they are asked; or NoAuthority
 	Email       string `json:"email,omitempty"`       // where authorities write to
 	Roots       string `json:"roots,omitempty"`       // file with whom to trust when authorities are asked, if not whom the host trusts
+	Accounts    string `json:"accounts,omitempty"`    // file with what authorities gave their customers, see ReadAccounts
+	DNS         string `json:"dns,omitempty"`         // "ADDRESS:PORT" of a name server that takes updates, so that names are proven by records
+	DNSKey      string `json:"dns_key,omitempty"`     // file with the key for it, see ReadUpdateKey
 }
 
 // What there is for ACME.Directories.
@@ -57,17 +60,41 @@ func (a ACME) check() error {
 	if a.Email != "" && (strings.Count(a.Email, "@") != 1 || strings.ContainsAny(a.Email, " ,;<>\r\n\t") || len(a.Email) > 254) {
 		return bulwark.Invalid(fmt.Sprintf("%q is no mail address.", a.Email), "Give one like ops@example.org.")
 	}
-	if a.Roots == "" {
+	if a.Roots != "" {
+		if err := checkPath(a.Roots); err != nil {
+			return err
+		}
+		if _, err := os.Stat(a.Roots); err != nil {
+			return bulwark.Fail(bulwark.KindInvalid, fmt.Sprintf("The file %s with whom to trust cannot be read.", a.Roots), "Give a file of certificates in PEM.", err)
+		}
+	}
+	if (a.DNS == "") != (a.DNSKey == "") {
+		return bulwark.Invalid("A name server that takes updates needs a key, and the key a name server.", "Give both --acme-dns and --acme-dns-key.")
+	}
+	if a.DNS == "" {
 		return nil
 	}
-	if err := checkPath(a.Roots); err != nil {
-		return err
-	}
-	if _, err := os.Stat(a.Roots); err != nil {
-		return bulwark.Fail(bulwark.KindInvalid, fmt.Sprintf("The file %s with whom to trust cannot be read.", a.Roots), "Give a file of certificates in PEM.", err)
+	if err := checkNameServer(a.DNS); err != nil || a.DNS == HostNameServer {
+		return bulwark.Fail(bulwark.KindInvalid, fmt.Sprintf("%q is no name server.", a.DNS), nameServerHint, err)
 	}
 	return nil
 }
+
+// checkSecrets refuses files that the node could not use. Only root can look.
+func (a ACME) checkSecrets() error {
+	if a.Accounts != "" {
+		if _, err := ReadAccounts(a.Accounts); err != nil {
+			return err
+		}
+	}
+	if a.DNSKey != "" {
+		_, err := ReadUpdateKey(a.DNSKey)
+		return err
+	}
+	return nil
+}
+
+const nameServerHint = "Give an address and a port, such as 192.0.2.53:53 or [2001:db8::53]:53."
 
 // HostNameServer stands for the name servers that the host asks.
 const HostNameServer = "host"
@@ -77,7 +104,7 @@ func checkNameServer(s string) error {
 		return nil
 	}
 	if at, err := netip.ParseAddrPort(s); err != nil || at.Port() == 0 {
-		return bulwark.Fail(bulwark.KindInvalid, fmt.Sprintf("%q is no name server.", s), "Give an address and a port, such as 192.0.2.53:53 or [2001:db8::53]:53, or \"host\".", err)
+		return bulwark.Fail(bulwark.KindInvalid, fmt.Sprintf("%q is no name server.", s), nameServerHint, err)
 	}
 	return nil
 }

@@ -268,6 +268,9 @@ func (i *Installation) merge(opt Options) error {
 	set(&i.ACME.Directories, opt.ACME.Directories, DefaultAuthority)
 	set(&i.ACME.Email, opt.ACME.Email, "")
 	set(&i.ACME.Roots, opt.ACME.Roots, "")
+	set(&i.ACME.Accounts, opt.ACME.Accounts, "")
+	set(&i.ACME.DNS, opt.ACME.DNS, "")
+	set(&i.ACME.DNSKey, opt.ACME.DNSKey, "")
 	set(&i.NameServer, opt.NameServer, HostNameServer)
 	set(&i.Ports.HTTP, opt.Ports.HTTP, 80)
 	set(&i.Ports.HTTPS, opt.Ports.HTTPS, 443)
@@ -279,7 +282,10 @@ func (i *Installation) merge(opt Options) error {
 	}
 	set(&i.Listen.Public, opt.Listen.Public, listen)
 	set(&i.Listen.Operator, opt.Listen.Operator, listen)
-	return i.valid()
+	if err := i.valid(); err != nil {
+		return err
+	}
+	return i.ACME.checkSecrets()
 }
 
 // set puts the wish, else what is there, else the default.

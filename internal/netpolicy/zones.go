@@ -61,7 +61,7 @@ func Flows() []Flow {
 		{Names, Internet, UDP, 53, "the host's own resolvers alone, by rules on the host"},
 		{Names, Internet, TCP, 53, "the same"},
 		{Certs, Internet, TCP, 0, "certificate authorities; an address that is not public only if the operator's authority is there, by rules on the host"},
-		{Certs, Internet, UDP, 53, "the host's own resolvers, for the authorities' names"},
+		{Certs, Internet, UDP, 53, "the host's own resolvers, for the authorities' names; the name servers that the operator named, on their ports"},
 		{Certs, Internet, TCP, 53, "the same"},
 	}
 }

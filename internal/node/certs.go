@@ -28,6 +28,7 @@ type CertsConfig struct {
 	UID         uint32       // who may use it, beside root
 	Authorities []certsapi.Authority
 	Email       string
+	Updates     *certsapi.Updates // nil: no records of the DNS can be set
 }
 
 // keepPurpose derives the key by which what the certs process remembers is sealed. It is for that and nothing else.
@@ -55,7 +56,23 @@ func (n *Node) serveCerts(ctx context.Context) {
 
 // orderCertificates says for which hosts certificates are wanted: for those that apps claimed, and no other.
 func (n *Node) orderCertificates(hosts []bulwark.HostName) error {
-	return n.certs.Order(certsapi.Orders{Hosts: hosts, Authorities: n.config.Certs.Authorities, Email: n.config.Certs.Email})
+	c := n.config.Certs
+	return n.certs.Order(certsapi.Orders{Hosts: hosts, Authorities: c.Authorities, Email: c.Email, Updates: c.Updates, NameServer: n.config.NameServer})
+}
+
+// nameServers are those that the operator named for the certs process.
+func (c *Config) nameServers() []netip.AddrPort {
+	all := []string{c.NameServer}
+	if c.Certs.Updates != nil {
+		all = append(all, c.Certs.Updates.Server)
+	}
+	var out []netip.AddrPort
+	for _, s := range all {
+		if at, err := netip.ParseAddrPort(s); err == nil {
+			out = append(out, at)
+		}
+	}
+	return out
 }
 
 // authorityPlaces finds where the operator's certificate authorities are, as far as that is closed to who connects from this machine.

@@ -212,7 +212,7 @@ func (n *Node) openInstances(ctx context.Context, store *images.Store, engine *c
 	if err != nil {
 		return err
 	}
-	n.outward = &outward{ledger: n.ledger, instances: n.instances, router: router, sockets: sockets, leaving: c.Leaving, authorities: c.Certs.Authorities,
+	n.outward = &outward{ledger: n.ledger, instances: n.instances, router: router, sockets: sockets, leaving: c.Leaving, authorities: c.Certs.Authorities, nameServers: c.nameServers(),
 		packages: func(ctx context.Context) ([]netpolicy.Rule, error) { return n.builds.rules(ctx) }, egress: c.Sockets.Egress,
 		resolver: c.Sockets.Resolver, domain: c.Domain, log: c.Log, named: map[bulwark.AppID]map[netip.Addr]namedAddress{}}
 	n.instances.openWay = n.outward.apply

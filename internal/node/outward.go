@@ -33,6 +33,8 @@ type outward struct {
 	// authorities are those that the certs process asks, places is where.
 	authorities []certsapi.Authority
 	places      authorityPlaces
+	// nameServers are those that the operator named for it.
+	nameServers []netip.AddrPort
 	egress      string // sockets of the processes
 	resolver    string
 	domain      bulwark.HostName
@@ -232,6 +234,7 @@ func (o *outward) builders(ctx context.Context) (network.Leaving, error) {
 		// Without a name nothing is reached by name; what is asked for by address goes on.
 		o.log.Debug("the host's resolvers cannot be read", "error", err)
 	}
+	l.NameServers = o.nameServers
 	l.Authorities = o.places.closed(ctx, o.authorities, l.Connected)
 	rules, err := o.packages(ctx)
 	if err != nil {

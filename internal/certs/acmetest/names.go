@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/miekg/dns"
@@ -21,7 +22,9 @@ type Names struct {
 	Address string // "127.0.0.1:PORT", by UDP and TCP
 	KeyName string
 	Key     string // base64, of HMAC-SHA-256
-	Log     string // path
+	// NarrowKeyName and NarrowKey set what is below "auth" in the zone, and nothing else.
+	NarrowKeyName, NarrowKey string
+	Log                      string // path
 
 	program *process.Process
 }
@@ -29,8 +32,8 @@ type Names struct {
 // knotd is where Debian has it.
 const knotd = "/usr/sbin/knotd"
 
-// StartNames starts a name server for zones in which every name has the address 127.0.0.1. Stop it.
-func StartNames(dir string, zones ...string) (*Names, error) {
+// StartNames starts a name server for a zone, in which every name has the address 127.0.0.1 that has nothing else. Stop it.
+func StartNames(dir, zone string) (*Names, error) {
 	if _, err := os.Stat(knotd); err != nil {
 		return nil, fmt.Errorf("there is no name server to test with: `make test-deps` installs knot: %w", err)
 	}
@@ -38,7 +41,9 @@ func StartNames(dir string, zones ...string) (*Names, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &Names{Address: l.Addr().String(), KeyName: "bulwark.", Key: base64.StdEncoding.EncodeToString([]byte("thirty-two bytes that are no secret")[:32]), Log: filepath.Join(dir, "knot.log")}
+	key := func(s string) string { return base64.StdEncoding.EncodeToString([]byte(s)) }
+	n := &Names{Address: l.Addr().String(), KeyName: "bulwark.", Key: key("a key of tests, and no secret"), NarrowKeyName: "narrow.", NarrowKey: key("another key, of tests as well"),
+		Log: filepath.Join(dir, "knot.log")}
 	l.Close()
 	conf := fmt.Sprintf(`server:
     listen: 127.0.0.1@%d
@@ -55,23 +60,30 @@ key:
   - id: %[3]q
     algorithm: hmac-sha256
     secret: %[4]q
+  - id: %[5]q
+    algorithm: hmac-sha256
+    secret: %[6]q
 acl:
   - id: update
     action: update
     key: %[3]q
+  - id: narrow
+    action: update
+    key: %[5]q
+    update-owner: name
+    update-owner-match: sub
+    update-owner-name: auth
 template:
   - id: default
     storage: %[2]q
-    acl: update
     zonefile-sync: -1
 zone:
-`, l.Addr().(*net.TCPAddr).Port, dir, n.KeyName, n.Key)
-	for _, z := range zones {
-		conf += fmt.Sprintf("  - domain: %q\n", z)
-		text := fmt.Sprintf("$ORIGIN %s.\n$TTL 0\n@ SOA ns hostmaster 1 3600 600 86400 0\n@ NS ns\n@ A 127.0.0.1\nns A 127.0.0.1\n* A 127.0.0.1\n", z)
-		if err := os.WriteFile(filepath.Join(dir, z+".zone"), []byte(text), 0o600); err != nil {
-			return nil, err
-		}
+  - domain: %[7]q
+    acl: [update, narrow]
+`, l.Addr().(*net.TCPAddr).Port, dir, n.KeyName, n.Key, n.NarrowKeyName, n.NarrowKey, zone)
+	text := fmt.Sprintf("$ORIGIN %s.\n$TTL 0\n@ SOA ns hostmaster 1 3600 600 86400 0\n@ NS ns\n@ A 127.0.0.1\nns A 127.0.0.1\n* A 127.0.0.1\n", zone)
+	if err := os.WriteFile(filepath.Join(dir, zone+".zone"), []byte(text), 0o600); err != nil {
+		return nil, err
 	}
 	file := filepath.Join(dir, "knot.conf")
 	log, err := os.OpenFile(n.Log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
@@ -86,7 +98,7 @@ zone:
 		return nil, err
 	}
 	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
-		m := new(dns.Msg).SetQuestion(dns.Fqdn(zones[0]), dns.TypeSOA)
+		m := new(dns.Msg).SetQuestion(dns.Fqdn(zone), dns.TypeSOA)
 		var r *dns.Msg
 		if r, _, err = new(dns.Client).Exchange(m, n.Address); err == nil && r.Rcode == dns.RcodeSuccess {
 			return n, nil
@@ -119,6 +131,26 @@ func (n *Names) Set(zone, name string, kind uint16, values ...string) error {
 		return fmt.Errorf("acmetest: the name server takes no change: %w", err)
 	}
 	return nil
+}
+
+// KeyFile writes the key as tsig-keygen does.
+func (n *Names) KeyFile(path string) error {
+	return os.WriteFile(path, fmt.Appendf(nil, "key %q {\n\talgorithm hmac-sha256;\n\tsecret %q;\n};\n", n.KeyName, n.Key), 0o600)
+}
+
+// Text is what the TXT records of a name say.
+func (n *Names) Text(name string) ([]string, error) {
+	r, _, err := new(dns.Client).Exchange(new(dns.Msg).SetQuestion(dns.Fqdn(name), dns.TypeTXT), n.Address)
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, rr := range r.Answer {
+		if t, ok := rr.(*dns.TXT); ok {
+			out = append(out, strings.Join(t.Txt, ""))
+		}
+	}
+	return out, nil
 }
 
 // Stop ends the name server.

@@ -17,6 +17,18 @@ type Orders struct {
 	Hosts       []bulwark.HostName `json:"hosts"`
 	Authorities []Authority        `json:"authorities"` // in the order in which they are asked
 	Email       string             `json:"email,omitempty"`
+	// Updates is where records of the DNS can be set to prove names, nil if nowhere.
+	Updates *Updates `json:"updates,omitempty"`
+	// NameServer is "ADDRESS:PORT" of the name server to ask, empty for those that the host asks.
+	NameServer string `json:"name_server,omitempty"`
+}
+
+// Updates is a name server that takes updates (RFC 2136) signed by a key (RFC 8945).
+type Updates struct {
+	Server    string `json:"server"` // "ADDRESS:PORT"
+	KeyName   string `json:"key_name"`
+	Algorithm string `json:"algorithm"` // "hmac-sha256."
+	Key       string `json:"key"`       // base64
 }
 
 // Authority is a certificate authority that speaks ACME (RFC 8555).

@@ -25,6 +25,8 @@ type Leaving struct {
 	Open      []Opened       // closed addresses that somebody opened as addresses
 	// Authorities are where the operator's certificate authorities are, as far as that is not the internet.
 	Authorities []netip.AddrPort
+	// NameServers are those that the operator named for the certs process, to ask and to set records.
+	NameServers []netip.AddrPort
 	Ports       []uint16 // ports on which a name that somebody opened may lead to an inner address; 0 means any
 }
 
@@ -78,14 +80,16 @@ func (l Leaving) Rules() string {
 				ported = append(ported, fmt.Sprintf("%s . %d", o.To.Masked(), o.Port))
 			}
 		}
-		var authorities []string
-		for _, a := range l.Authorities {
-			if a.Addr().Is4() == f.four {
-				authorities = append(authorities, fmt.Sprintf("%s . %d", a.Addr(), a.Port()))
+		places := func(all []netip.AddrPort) (out []string) {
+			for _, a := range all {
+				if to := a.Addr().Unmap().WithZone(""); to.Is4() == f.four {
+					out = append(out, fmt.Sprintf("%s . %d", to, a.Port()))
+				}
 			}
+			return out
 		}
-		slices.Sort(authorities)
-		writeSet(&b, "authorities"+f.kind, addr+" . inet_service", slices.Compact(authorities))
+		writeSet(&b, "authorities"+f.kind, addr+" . inet_service", places(l.Authorities))
+		writeSet(&b, "nameservers"+f.kind, addr+" . inet_service", places(l.NameServers))
 		writeSet(&b, "resolvers"+f.kind, addr, resolvers)
 		writeSet(&b, "open"+f.kind, addr+" . inet_service; flags interval", ported)
 		writeSet(&b, "whole"+f.kind, addr+"; flags interval; auto-merge", prefixes(of(whole)))
@@ -169,6 +173,9 @@ func fromHost(from netpolicy.Zone) []string {
 		case f.To == netpolicy.Internet && f.Port == 53 && f.Proto != netpolicy.Handed:
 			for _, v := range []string{"ip daddr @resolvers4", "ip6 daddr @resolvers6"} {
 				dns = append(dns, fmt.Sprintf("%s %s dport 53 accept", v, f.Proto))
+			}
+			if from == netpolicy.Certs {
+				dns = append(dns, fmt.Sprintf("ip daddr . %s dport @nameservers4 accept", f.Proto), fmt.Sprintf("ip6 daddr . %s dport @nameservers6 accept", f.Proto))
 			}
 		case f.To == netpolicy.Internet && f.Proto == netpolicy.TCP && f.Port == 0:
 			rest = append(rest,
