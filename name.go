@@ -128,6 +128,34 @@ func ParseHostName(s string) (HostName, error) {
 	return HostName(name), nil
 }
 
+// ParseHostPattern is ParseHostName for what may also be "*." and a host name of two labels or more, which stands for every name that has one label more.
+func ParseHostPattern(s string) (HostName, error) {
+	below, wild := strings.CutPrefix(s, "*.")
+	name, err := ParseHostName(below)
+	if err != nil || !wild {
+		return name, err
+	}
+	if !strings.Contains(string(name), ".") || len(name) > 251 {
+		return "", Invalid(fmt.Sprintf("The name %s stands for too much.", quote(s)), "Give one such as *.example.org.")
+	}
+	return "*." + name, nil
+}
+
+// Wildcard returns what a pattern's names have after their first label, and whether n is a pattern.
+func (n HostName) Wildcard() (below HostName, is bool) {
+	rest, is := strings.CutPrefix(string(n), "*.")
+	return HostName(rest), is
+}
+
+// Above returns what a host name has after its first label; empty if it has but one, or the first is not well formed.
+func (n HostName) Above() HostName {
+	first, rest, _ := strings.Cut(string(n), ".")
+	if first == "" || first[0] == '-' || first[len(first)-1] == '-' {
+		return ""
+	}
+	return HostName(rest)
+}
+
 // label checks the common form: a–z, 0–9, "-" inside, beginning with a letter.
 func label(what, s string, most int) error {
 	hint := fmt.Sprintf("Use 1 to %d of the characters a–z, 0–9 and \"-\", beginning with a letter, not ending with \"-\".", most)
@@ -171,8 +199,8 @@ func (t *ProcessType) UnmarshalText(b []byte) error { return parseInto(t, b, Par
 // UnmarshalText implements [encoding.TextUnmarshaler] by ParseConfigName.
 func (n *ConfigName) UnmarshalText(b []byte) error { return parseInto(n, b, ParseConfigName) }
 
-// UnmarshalText implements [encoding.TextUnmarshaler] by ParseHostName.
-func (n *HostName) UnmarshalText(b []byte) error { return parseInto(n, b, ParseHostName) }
+// UnmarshalText implements [encoding.TextUnmarshaler] by ParseHostPattern.
+func (n *HostName) UnmarshalText(b []byte) error { return parseInto(n, b, ParseHostPattern) }
 
 // UnmarshalText implements [encoding.TextUnmarshaler] by ParseInstallationName.
 func (n *InstallationName) UnmarshalText(b []byte) error {

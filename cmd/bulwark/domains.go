@@ -18,7 +18,7 @@ import (
 
 func (c *cli) domainsCommand() *cobra.Command {
 	noWait := false
-	plain := command("add HOST", "Claim a host name for an app", "  $ bulwark domains add shop.example.org", exactly(1, "a host name"),
+	plain := command("add HOST", "Claim a host name for an app", "  $ bulwark domains add shop.example.org\n  $ bulwark domains add '*.example.org'", exactly(1, "a host name"),
 		func(ctx context.Context, args []string) error { return c.addDomain(ctx, args[0], noWait) })
 	plain.Flags().BoolVar(&noWait, "no-wait", false, "do not wait for the certificate")
 	add := c.forApp(plain)
@@ -31,12 +31,22 @@ func (c *cli) domainsCommand() *cobra.Command {
 		c.listDomains, add, remove, ls))
 }
 
+// parseDomain reads a host name, or a pattern such as *.example.org.
+func parseDomain(text string) (bulwark.HostName, error) {
+	below, wild := strings.CutPrefix(text, "*.")
+	name, err := netpolicy.ParseHost(below)
+	if err != nil || !wild {
+		return name, err
+	}
+	return bulwark.ParseHostPattern("*." + string(name))
+}
+
 // addDomain claims a host name and waits for its certificate, or for why there is none yet.
 func (c *cli) addDomain(ctx context.Context, text string, noWait bool) error {
 	if err := c.domain(ctx, text, statement.KindDomainAdd, "%s answers to %s now."); err != nil || c.json {
 		return err
 	}
-	host, err := netpolicy.ParseHost(text)
+	host, err := parseDomain(text)
 	if err != nil {
 		return err
 	}
@@ -114,7 +124,7 @@ func (c *cli) certified(ctx context.Context, s *session, host bulwark.HostName) 
 }
 
 func (c *cli) domain(ctx context.Context, text string, kind statement.Kind, done string) error {
-	host, err := netpolicy.ParseHost(text)
+	host, err := parseDomain(text)
 	if err != nil {
 		return usage(err)
 	}

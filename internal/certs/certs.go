@@ -67,6 +67,7 @@ type manager struct {
 	config *certmagic.Config
 	cache  *certmagic.Cache
 	asks   bool // there is an authority to ask
+	sets   bool // records of the DNS can be set
 	hosts  map[bulwark.HostName]*host
 	why    map[string]error // what authorities said last, by name
 }
@@ -211,6 +212,7 @@ func (m *manager) reconfigure(ctx context.Context, o certsapi.Orders) error {
 	var config atomic.Pointer[certmagic.Config]
 	m.cache = certmagic.NewCache(certmagic.CacheOptions{RenewCheckInterval: m.c.Pace.Renew, Logger: quiet,
 		GetConfigForCert: func(certmagic.Certificate) (*certmagic.Config, error) { return config.Load(), nil }})
+	m.sets = solvers[acme.ChallengeTypeDNS01] != nil
 	if m.asks = len(o.Authorities) > 0; len(issuers) == 0 {
 		issuers = []certmagic.Issuer{retired("nobody")}
 	}
@@ -275,10 +277,16 @@ func (m *manager) obtain(ctx context.Context, name bulwark.HostName, h *host) {
 		return
 	}
 	m.mu.Lock()
-	asks := m.asks
+	asks, sets := m.asks, m.sets
 	m.mu.Unlock()
 	if !asks {
 		m.update(h, func(s *certsapi.Status) { s.Stage = certsapi.Foreign })
+		return
+	}
+	if _, wild := name.Wildcard(); wild && !sets {
+		m.update(h, func(s *certsapi.Status) {
+			s.Error = "for such a name records of the DNS have to be set, and the operator named no name server that takes them (bulwark up --acme-dns)"
+		})
 		return
 	}
 	wait := m.c.Pace.First

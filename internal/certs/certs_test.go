@@ -441,3 +441,21 @@ func TestNoDeadlock(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A pattern takes records of the DNS; where none can be set that is said, and nobody is asked for it.
+func TestPatternWithoutRecords(t *testing.T) {
+	b := newBed(t, nil)
+	b.run()
+	b.order("*.example.org", "www.example.org")
+	b.until("a name", time.Minute, b.serves("www.example.org"))
+	b.until("why not", 10*time.Second, func() error {
+		s, err := b.status("*.example.org")
+		if err == nil && (!strings.Contains(s.Error, "--acme-dns") || s.Stage != certsapi.Waiting || s.Failures > 0) {
+			err = fmt.Errorf("%+v", s)
+		}
+		return err
+	})
+	if _, err := b.shown("other.example.org"); err == nil {
+		t.Error("it is served")
+	}
+}

@@ -88,7 +88,11 @@ func (m *manager) picture() (list []bulwark.Certificate, states []certsapi.Statu
 		if best != nil {
 			c, err := asPEM(best.Certificate.Certificate, best.PrivateKey)
 			if err == nil {
-				c.Names = []bulwark.HostName{name}
+				if below, is := name.Wildcard(); is {
+					c.Wildcard = below
+				} else {
+					c.Names = []bulwark.HostName{name}
+				}
 				list = append(list, c)
 			}
 			s.Stage, s.Issuer, s.NotBefore, s.NotAfter = certsapi.Issued, best.Leaf.Issuer.String(), best.Leaf.NotBefore.UTC(), best.Leaf.NotAfter.UTC()

@@ -53,8 +53,15 @@ func TestRecords(t *testing.T) {
 	refused("www.example.org", "the record _acme-challenge.www.example.org was not set: ")
 	refused("ring.example.org", "CNAMEs")
 	refused("mail.example.net", "example.net")
-	order(server.KeyName, server.Key, "www.example.org", "shop.example.org")
+	order(server.KeyName, server.Key, "www.example.org", "shop.example.org", "*.many.example.org")
 	b.until("a name of the zone", time.Minute, b.serves("www.example.org"))
+	// One certificate for all names below another; not for that one, and for none that is further below.
+	b.until("a pattern", time.Minute, b.serves("any.many.example.org"))
+	for _, name := range []bulwark.HostName{"many.example.org", "a.b.many.example.org"} {
+		if c, err := b.shown(name); err == nil {
+			t.Errorf("%s has a certificate: %v", name, c.DNSNames)
+		}
+	}
 	if said := string(must(os.ReadFile(b.ca.Log))(t)); strings.Contains(said, "validate w/ HTTP") {
 		t.Fatal("another challenge was used")
 	}

@@ -103,10 +103,15 @@ func (r *registry) find(id bulwark.InstanceID, host bulwark.HostName) (*target, 
 	if t == nil {
 		return nil, bulwark.DialUnknown
 	}
-	if _, claimed := t.hosts[host]; !claimed {
-		return nil, bulwark.DialDenied
+	if _, claimed := t.hosts[host]; claimed {
+		return t, ""
 	}
-	return t, ""
+	if above := host.Above(); above != "" {
+		if _, claimed := t.hosts["*."+above]; claimed {
+			return t, ""
+		}
+	}
+	return nil, bulwark.DialDenied
 }
 
 // after lists up to n ids in order, beginning behind id.

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -164,6 +165,61 @@ func TestServerName(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A pattern leads to its app with every name that has one label more, but for those that lead elsewhere.
+func TestPattern(t *testing.T) {
+	r := newRig(t, nil)
+	says := func(what string) string {
+		return backend(t, func(w http.ResponseWriter, q *http.Request) { io.WriteString(w, what+" "+q.Host) })
+	}
+	r.serve("a.example.org", says("many"))
+	many := r.table.Routes["a.example.org"]
+	r.serve("b.example.org", says("one"))
+	r.table.Routes["*.wild.example.org"] = many
+	r.table.Routes["own.wild.example.org"] = r.table.Routes["b.example.org"]
+	r.put()
+	ask := func(h2 bool, host string) string {
+		t.Helper()
+		resp, err := r.client(h2).Get("https://" + host + "/")
+		if err != nil {
+			return err.Error()
+		}
+		defer resp.Body.Close()
+		b, _ := io.ReadAll(resp.Body)
+		return strconv.Itoa(resp.StatusCode) + " " + string(b)
+	}
+	both(t, func(t *testing.T, h2 bool) {
+		for host, want := range map[string]string{"x.wild.example.org": "200 many x.wild.example.org", "X.Wild.example.org": "200 many x.wild.example.org",
+			"own.wild.example.org": "200 one own.wild.example.org", "wild.example.org": "unrecognized name", "a.b.wild.example.org": "unrecognized name"} {
+			if got := ask(h2, host); !strings.Contains(strings.ToLower(got), strings.ToLower(want)) {
+				t.Errorf("%s: %s", host, got)
+			}
+		}
+		// Over a connection that is for some name below it.
+		for _, host := range []string{"-x.wild.example.org", ".wild.example.org", "*.wild.example.org", "a.b.wild.example.org"} {
+			req, _ := http.NewRequest("GET", "https://x.wild.example.org/", nil)
+			req.Host = host
+			if resp, err := r.client(h2).Do(req); err == nil {
+				resp.Body.Close()
+				if resp.StatusCode < 400 {
+					t.Errorf("%s: %s", host, resp.Status)
+				}
+			}
+		}
+	})
+	// Its shield is that of its app, and it goes as it came.
+	if err := r.certs.PutShields(t.Context(), []bulwark.Shielded{{App: many, Hosts: []bulwark.HostName{"*.wild.example.org"}, Shield: bulwark.Shield{WAF: bulwark.WAFBlock}}}); err != nil {
+		t.Fatal(err)
+	}
+	if got := ask(true, "x.wild.example.org"+"/"+attackQuery); !strings.HasPrefix(got, "403") {
+		t.Error(got)
+	}
+	delete(r.table.Routes, "*.wild.example.org")
+	r.put()
+	if got := ask(false, "x.wild.example.org"); strings.HasPrefix(got, "200") {
+		t.Error(got)
+	}
 }
 
 func TestRedirect(t *testing.T) {

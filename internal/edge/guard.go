@@ -46,7 +46,8 @@ type guards struct {
 	began  time.Time // of the clock of meters
 	shares int       // looks of one app that may be waited for at a time
 	byHost atomic.Pointer[map[bulwark.HostName]*guard]
-	nobody guard // for what is for no app
+	wild   atomic.Pointer[map[bulwark.HostName]*guard] // of patterns, by what their names have after the first label
+	nobody guard                                       // for what is for no app
 	// refusals is how many a client may have before it is answered later.
 	refusals limiter
 	// What the node has said, or said to an edge before: until all of it is there nothing is let through, since it may be that it shall not.
@@ -62,14 +63,21 @@ type guards struct {
 func newGuards(shares int) *guards {
 	g := &guards{meters: newMeters(), began: time.Now(), shares: shares, all: map[bulwark.AppID]*guard{}, limits: 1, refusals: limiter{id: 1, each: time.Second / 50, burst: 4 * time.Second}}
 	g.byHost.Store(&map[bulwark.HostName]*guard{})
+	g.wild.Store(&map[bulwark.HostName]*guard{})
 	return g
 }
 
 // of is the guard of a request. The node says which shield protects a host; for others the server's word of which app has it is enough,
 // since all have the same.
 func (g *guards) of(host bulwark.HostName, a *app) *guard {
-	if v := (*g.byHost.Load())[host]; v != nil {
+	hosts := *g.byHost.Load()
+	if v := hosts[host]; v != nil {
 		return v
+	}
+	if wild := *g.wild.Load(); len(wild) > 0 {
+		if v := wild[host.Above()]; v != nil {
+			return v
+		}
 	}
 	if v := a.guard.Load(); v != nil {
 		return v
@@ -124,7 +132,7 @@ func (g *guards) choose(s bulwark.Shield, before *chosen) *chosen {
 func (g *guards) replace(list []bulwark.Shielded) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	hosts := map[bulwark.HostName]*guard{}
+	hosts, wild := map[bulwark.HostName]*guard{}, map[bulwark.HostName]*guard{}
 	named := map[bulwark.AppID]bool{}
 	for _, s := range list {
 		v := g.get(s.App)
@@ -132,6 +140,9 @@ func (g *guards) replace(list []bulwark.Shielded) {
 		named[s.App] = true
 		for _, h := range s.Hosts {
 			hosts[h] = v
+			if below, is := h.Wildcard(); is {
+				wild[below] = v
+			}
 		}
 	}
 	for id, v := range g.all {
@@ -140,6 +151,7 @@ func (g *guards) replace(list []bulwark.Shielded) {
 		}
 	}
 	g.byHost.Store(&hosts)
+	g.wild.Store(&wild)
 	g.toldShields.Store(true)
 }
 

@@ -20,6 +20,7 @@ const (
 type snapshot struct {
 	table bulwark.Table
 	apps  map[bulwark.AppID]*app
+	wild  map[bulwark.HostName]bulwark.AppID // routes of patterns, by what their names have after the first label
 }
 
 // tables holds the current snapshot and swaps it.
@@ -41,10 +42,24 @@ func newTables(d *dialer) *tables {
 func (t *tables) route(host bulwark.HostName) *app {
 	s := t.current.Load()
 	id, ok := s.table.Routes[host]
+	if !ok && len(s.wild) > 0 {
+		id, ok = s.wild[host.Above()]
+	}
 	if !ok {
 		return nil
 	}
 	return s.apps[id]
+}
+
+// patterns are the routes of those names that stand for many.
+func patterns(routes map[bulwark.HostName]bulwark.AppID) map[bulwark.HostName]bulwark.AppID {
+	wild := map[bulwark.HostName]bulwark.AppID{}
+	for h, id := range routes {
+		if below, is := h.Wildcard(); is {
+			wild[below] = id
+		}
+	}
+	return wild
 }
 
 // keepFunc stores an encoded table before it comes into force.
@@ -68,7 +83,7 @@ func (t *tables) swap(next bulwark.Table, force []bulwark.AppID, keep keepFunc) 
 	if err := keep(encodeTable(next)); err != nil {
 		return err
 	}
-	t.put(next, now.apps, next.Apps)
+	t.put(next, patterns(next.Routes), now.apps, next.Apps)
 	return nil
 }
 
@@ -85,12 +100,14 @@ func (t *tables) patch(p bulwark.TablePatch, keep keepFunc) error {
 		return err
 	}
 	next := bulwark.Table{Generation: p.Generation, Routes: now.table.Routes, Apps: now.table.Apps}
+	wild := now.wild
 	if len(p.SetRoutes)+len(p.DeleteRoutes) > 0 {
 		next.Routes = cloned(now.table.Routes)
 		for _, h := range p.DeleteRoutes {
 			delete(next.Routes, h)
 		}
 		maps.Copy(next.Routes, p.SetRoutes)
+		wild = patterns(next.Routes)
 	}
 	if len(p.SetApps)+len(p.DeleteApps) > 0 {
 		next.Apps = cloned(now.table.Apps)
@@ -110,7 +127,7 @@ func (t *tables) patch(p bulwark.TablePatch, keep keepFunc) error {
 	if err := keep(encodeTable(next)); err != nil {
 		return err
 	}
-	t.put(next, now.apps, p.SetApps)
+	t.put(next, wild, now.apps, p.SetApps)
 	return nil
 }
 
@@ -148,13 +165,13 @@ func notEmptied(id bulwark.AppID, before, after bulwark.Upstream, force []bulwar
 func (t *tables) install(next bulwark.Table) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.put(next, t.current.Load().apps, next.Apps)
+	t.put(next, patterns(next.Routes), t.current.Load().apps, next.Apps)
 }
 
 // put makes next the current table. changed are the apps whose set may differ from the one that is in force. The
 // caller holds mu.
-func (t *tables) put(next bulwark.Table, before map[bulwark.AppID]*app, changed map[bulwark.AppID]bulwark.Upstream) {
-	s := &snapshot{table: next, apps: make(map[bulwark.AppID]*app, len(next.Apps))}
+func (t *tables) put(next bulwark.Table, wild map[bulwark.HostName]bulwark.AppID, before map[bulwark.AppID]*app, changed map[bulwark.AppID]bulwark.Upstream) {
+	s := &snapshot{table: next, wild: wild, apps: make(map[bulwark.AppID]*app, len(next.Apps))}
 	stays := make(map[*instance]bool)
 	var touched []*app
 	var old []*instance

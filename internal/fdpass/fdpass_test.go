@@ -229,7 +229,7 @@ func FuzzDecode(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var req bulwark.DialRequest
 		if Decode(b, &req) == nil && req.Host != "" {
-			if h, err := bulwark.ParseHostName(string(req.Host)); err != nil || h != req.Host {
+			if h, err := bulwark.ParseHostPattern(string(req.Host)); err != nil || h != req.Host {
 				t.Errorf("%q was taken as a host", req.Host)
 			}
 		}

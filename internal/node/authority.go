@@ -197,6 +197,9 @@ func (a *authority) all(hosts []bulwark.HostName) ([]bulwark.Certificate, error)
 			if c, err = a.issue(h, "", []string{string(h)}, nil); err != nil {
 				return nil, err
 			}
+			if below, is := h.Wildcard(); is {
+				c.Names, c.Wildcard = nil, below
+			}
 			a.claimed[h] = c
 		}
 		out = append(out, c)

@@ -34,8 +34,13 @@ func (u *Unproven) Error() string { return u.Why.Error() }
 // Unwrap is for people.
 func (u *Unproven) Unwrap() error { return u.Why }
 
-// ProofName is where the DNS says whose a host name is.
-func ProofName(host bulwark.HostName) string { return "_bulwark." + string(host) }
+// ProofName is where the DNS says whose a host name is; a pattern is whose the name below "*." is.
+func ProofName(host bulwark.HostName) string {
+	if below, is := host.Wildcard(); is {
+		host = below
+	}
+	return "_bulwark." + string(host)
+}
 
 // ProofWord is what the DNS says of a host name that is an organisation's, in this installation. It is no secret.
 func ProofWord(node string, org bulwark.OrgID) string {
@@ -49,7 +54,8 @@ func (l *Ledger) claimHost(tx *sql.Tx, p *Principal, app *App, host bulwark.Host
 	if host == "" {
 		return bulwark.Invalid("The host name is empty.", "Give a name such as shop.example.org.")
 	}
-	if host == l.domain || strings.HasSuffix(string(host), "."+string(l.domain)) {
+	below, wild := host.Wildcard()
+	if host == l.domain || strings.HasSuffix(string(host), "."+string(l.domain)) || wild && below == l.domain.Above() {
 		return bulwark.Invalid(fmt.Sprintf("Host names below %s belong to the apps of those names.", l.domain), "Give a domain of your own.")
 	}
 	var hosts int
@@ -71,6 +77,16 @@ func (l *Ledger) claimHost(tx *sql.Tx, p *Principal, app *App, host bulwark.Host
 	err = tx.QueryRow(`SELECT h.app, p.org FROM host h JOIN app a ON a.id = h.app JOIN project p ON p.id = a.project WHERE h.host = ?`, host).Scan(&owner, &theirs)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
+		// A name below another's pattern is part of that, and goes over as any name does.
+		above := bulwark.HostName("*." + host.Above())
+		err := tx.QueryRow(`SELECT p.org FROM host h JOIN app a ON a.id = h.app JOIN project p ON p.id = a.project WHERE h.host = ? AND p.org <> ?`, above, org).Scan(&theirs)
+		if err != nil && !errors.Is(err, sql.ErrNoRows) {
+			return err
+		}
+		if err == nil && !says(org) {
+			return &Unproven{Host: host, Why: bulwark.Fail(bulwark.KindConflict, fmt.Sprintf("The host name %s is part of %s, which belongs to another app.", host, above),
+				"If it is your domain: "+l.howToProve(host, org), nil)}
+		}
 		if org != bulwark.FirstOrg && !says(org) {
 			return &Unproven{Host: host, Why: bulwark.Fail(bulwark.KindForbidden, fmt.Sprintf("The DNS does not say that %s is your organisation's.", host), l.howToProve(host, org), nil)}
 		}

@@ -359,6 +359,41 @@ func TestProvenHosts(t *testing.T) {
 	serves(shop)
 }
 
+// A pattern is proven by the name below it, stands for what nobody else has proven, and never for the installation's own names.
+func TestPatterns(t *testing.T) {
+	b := open(t)
+	operator := b.enrol()
+	at, project := b.org(operator, "acme")
+	ana, shop, own := b.invite(operator, at, bulwark.Owner), bulwark.NewAppID(), b.app(operator, "own")
+	b.must(ana, statement.KindAppCreate, shop, statement.AppCreate{Name: "shop", Project: project})
+	claim := func(by *person, app bulwark.AppID, host bulwark.HostName, orgs ...bulwark.OrgID) error {
+		n := ledger.Named{Host: host, Asked: true}
+		for _, o := range orgs {
+			n.Words = append(n.Words, ledger.ProofWord(b.Node(), o))
+		}
+		_, err := b.SubmitNamed(b.ctx(), b.sign(by.device, statement.KindDomainAdd, app, statement.Domain{Host: host}), n)
+		return err
+	}
+	if got := ledger.ProofName("*.example.net"); got != "_bulwark.example.net" {
+		t.Fatal(got)
+	}
+	isKind(t, claim(ana, shop, "*.example.net"), bulwark.KindForbidden)
+	ok(t, claim(ana, shop, "*.example.net", at.Org))
+	// Not even who runs the installation takes a name out of it without the DNS's word.
+	isKind(t, claim(operator, own, "www.example.net"), bulwark.KindConflict)
+	isKind(t, claim(operator, own, "*.example.net"), bulwark.KindConflict)
+	ok(t, claim(operator, own, "www.example.net", bulwark.FirstOrg))
+	ok(t, claim(operator, own, "a.b.example.net")) // further below it is free
+	ok(t, claim(ana, shop, "mail.example.net", at.Org))
+	for _, host := range []bulwark.HostName{"*.apps.example.org", "*.a.apps.example.org", "*.example.org"} {
+		isKind(t, claim(operator, own, host, bulwark.FirstOrg), bulwark.KindInvalid)
+	}
+	for _, text := range []string{"*", "*.org", "*.*.example.net", "a.*.example.net", "www*.example.net"} {
+		_, err := b.Submit(b.ctx(), b.sign(operator.device, statement.KindDomainAdd, own, map[string]string{"host": text}))
+		isKind(t, err, bulwark.KindInvalid)
+	}
+}
+
 // A destroyed app is gone for good: its id never comes back, its name may pass on, and with the name goes nothing else.
 func TestDestroyedApp(t *testing.T) {
 	b := open(t)
