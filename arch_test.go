@@ -92,7 +92,7 @@ var rules = []rule{
 		only: []string{".", "internal/node/...", "internal/statement", "internal/seal", "internal/enrol", "internal/instance/driver", "internal/instance/containerd",
 			"internal/dial", "internal/egress", "internal/resolver", "internal/netpolicy", "internal/build/buildspec", "internal/db", "internal/process",
 			"internal/right", "internal/source/pushnonce", "internal/source/tree", "internal/sbom", "internal/sbom/inventory", "internal/fdpass", "internal/sandbox", "internal/atomicfile", "internal/terminal",
-			"internal/certs/certsapi"},
+			"internal/certs/certsapi", "internal/certchain"},
 		why: "the node believes statements, not the server: what the control plane decides must not be code that the node runs",
 	},
 	{

@@ -12,7 +12,7 @@ import (
 type Certificate struct {
 	App       bulwark.AppName  `json:"app"`
 	Host      bulwark.HostName `json:"host"`
-	Stage     string           `json:"stage" doc:"waiting, issuing, issued, foreign (no public authority issues for such a name)"`
+	Stage     string           `json:"stage" doc:"waiting, issuing, issued, brought (by the app's people), foreign (no public authority issues for such a name)"`
 	Issuer    string           `json:"issuer,omitempty" doc:"as the certificate names it"`
 	NotBefore time.Time        `json:"not_before,omitzero"`
 	NotAfter  time.Time        `json:"not_after,omitzero"`

@@ -2,10 +2,16 @@ package e2e
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
 	"errors"
 	"fmt"
+	"math/big"
 	"net"
 	"os"
 	"path/filepath"
@@ -110,4 +116,56 @@ func setNames(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Fatalf("usage: dns TYPE NAME [VALUE...]")
 	}
 	ts.Check(names.Set("example.org", args[1], dns.StringToType[args[0]], args[2:]...))
+}
+
+// bring makes a certificate of a private authority for names, and the file of its key: CHAIN, KEY and, of the authority alone, ROOT.
+func bring(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) < 4 {
+		ts.Fatalf("usage: bring CHAIN KEY ROOT NAME...")
+	}
+	make := func(c *x509.Certificate, by *x509.Certificate, signer *ecdsa.PrivateKey) (*x509.Certificate, *ecdsa.PrivateKey) {
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		ts.Check(err)
+		if by == nil {
+			by, signer = c, key
+		}
+		c.NotBefore, c.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(60*24*time.Hour)
+		der, err := x509.CreateCertificate(rand.Reader, c, by, key.Public(), signer)
+		ts.Check(err)
+		made, err := x509.ParseCertificate(der)
+		ts.Check(err)
+		return made, key
+	}
+	root, signer := make(&x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "A customer"}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}, nil, nil)
+	leaf, key := make(&x509.Certificate{SerialNumber: big.NewInt(2), DNSNames: args[3:], ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}, root, signer)
+	secret, err := x509.MarshalPKCS8PrivateKey(key)
+	ts.Check(err)
+	for path, b := range map[string]*pem.Block{args[0]: {Type: "CERTIFICATE", Bytes: leaf.Raw}, args[1]: {Type: "PRIVATE KEY", Bytes: secret}, args[2]: {Type: "CERTIFICATE", Bytes: root.Raw}} {
+		ts.Check(os.WriteFile(ts.MkAbs(path), pem.EncodeToMemory(b), 0o600))
+	}
+}
+
+// shown looks whether the edge shows a certificate for a host that a root of a file vouches for.
+func shown(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 2 {
+		ts.Fatalf("usage: [!] shown HOST ROOT")
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM([]byte(ts.ReadFile(args[1])))
+	look := func() error {
+		c, err := tls.DialWithDialer(&net.Dialer{Timeout: 5 * time.Second}, "tcp", "127.0.0.1:"+of(ts).on.ports["HTTPS"], &tls.Config{RootCAs: roots, ServerName: args[0]})
+		if err != nil {
+			return err
+		}
+		return c.Close()
+	}
+	err := poll(20*time.Second, func() error {
+		if err := look(); neg == (err == nil) {
+			return fmt.Errorf("%v", err)
+		}
+		return nil
+	})
+	if err != nil {
+		ts.Fatalf("%s: %v", args[0], err)
+	}
 }

@@ -85,7 +85,7 @@ func commands() map[string]func(*testscript.TestScript, bool, []string) {
 		"gone": gone, "many": many, "waiting": waiting, "settled": settled, "stopped": stopped, "restart": restart, "registry": registry, "image": image, "torn": torn, "history": history, "failing": failing, "confined": confined,
 		"older": older, "leaf": leaf, "resign": resign,
 		"cutstarts": cutStarts, "owned": owned, "hostileserver": hostileServer, "hostileedge": hostileEdge, "hostiledial": hostileDial, "hostilehelper": hostileHelper,
-		"authority": authority, "issued": issuedFor, "dns": setNames,
+		"authority": authority, "issued": issuedFor, "dns": setNames, "bring": bring, "shown": shown,
 	}
 }
 

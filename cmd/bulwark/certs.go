@@ -2,16 +2,32 @@ package main
 
 import (
 	"context"
+	"crypto/x509"
 	"fmt"
+	"io"
+	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/bulwark-paas/bulwark"
 	"github.com/bulwark-paas/bulwark/client"
+	"github.com/bulwark-paas/bulwark/internal/certchain"
+	"github.com/bulwark-paas/bulwark/internal/seal"
+	"github.com/bulwark-paas/bulwark/internal/statement"
 )
 
 func (c *cli) certsCommand() *cobra.Command {
-	cmd := command("certs", "Show how the certificates of claimed host names stand", "  $ bulwark certs", exactly(0, ""), c.listCertificates)
+	add := c.forApp(command("add CHAIN KEY", "Bring a certificate for an app's host names", "  $ bulwark certs add fullchain.pem privkey.pem",
+		exactly(2, "a file of certificates and the file of the key"), c.addCertificate))
+	add.Long = `Has an app's host names served with a certificate that you bring: CHAIN is a file in PEM with the certificate for the host names first, then
+those that lead to its authority; KEY is its private key, which is sealed on this machine for the node. It serves all names that it covers
+and that the app has claimed. Bring the next one in the same way; nobody else renews it. A week before it ends an authority is asked for
+another, so that the name goes on being served.`
+	remove := c.forApp(command("remove HOST", "Take away what you brought for a host name", "  $ bulwark certs remove www.example.org", exactly(1, "a host name"), c.removeCertificate))
+	list := command("list", "Show how the certificates of claimed host names stand", "  $ bulwark certs list", exactly(0, ""), c.listCertificates)
+	cmd := group("certs", "Show, bring and remove certificates of claimed host names", "  $ bulwark certs\n  $ bulwark certs add fullchain.pem privkey.pem", c.listCertificates, list, add, remove)
 	cmd.Long = `Shows each host name that your apps claimed: who issued its certificate, until when it is good, and when it is renewed. While there is
 none yet, or a renewal fails, it says why and when it is tried again. Until then the host is served with a certificate that nobody vouches
 for. Certificates are issued and renewed by themselves; the host name's DNS record has to point at the server.`
@@ -40,6 +56,86 @@ func (c *cli) listCertificates(ctx context.Context, _ []string) error {
 	})
 }
 
+// addCertificate brings a certificate.
+func (c *cli) addCertificate(ctx context.Context, args []string) error {
+	text, err := readPEM(args[0])
+	if err != nil {
+		return err
+	}
+	key, err := readPEM(args[1])
+	if err != nil {
+		return err
+	}
+	all, err := certchain.Parse(text, c.now())
+	if err != nil {
+		return err
+	}
+	if err := certchain.Pair(text, key); err != nil {
+		return err
+	}
+	s, name, app, err := c.withApp(ctx)
+	if err != nil {
+		return err
+	}
+	var covered []string
+	for _, h := range app.Domains {
+		if certchain.Covers(all[0], h) {
+			covered = append(covered, string(h))
+		}
+	}
+	if len(covered) == 0 {
+		return bulwark.Invalid(fmt.Sprintf("The certificate, for %q, is for no host name that %s has claimed.", all[0].DNSNames, name), "Claim the host name first: bulwark domains add.")
+	}
+	if issuer := untrusted(all, c.now()); issuer != "" {
+		c.note("This machine does not trust who issued it (%s): where that is so for browsers too, add the certificates that are missing in the chain.", issuer)
+	}
+	done := fmt.Sprintf("%s is served with it, until %s.", strings.Join(covered, ", "), all[0].NotAfter.UTC().Format(time.DateOnly))
+	return c.settingBy(name, statement.KindCertAdd, done, func() error {
+		return s.sealed(ctx, app, seal.UseCert, map[bulwark.ConfigName][]byte{certchain.Name(all[0]): key}, statement.ConfigSet{}, func(body statement.ConfigSet) error {
+			return s.set(ctx, name, app.ID, statement.KindCertAdd, statement.CertAdd{Chain: text, Key: body})
+		})
+	})
+}
+
+// untrusted is who issued a certificate that does not lead to an authority which this machine trusts; empty if it does.
+func untrusted(all []*x509.Certificate, now time.Time) string {
+	middle := x509.NewCertPool()
+	for _, m := range all[1:] {
+		middle.AddCert(m)
+	}
+	if _, err := all[0].Verify(x509.VerifyOptions{Intermediates: middle, CurrentTime: now}); err == nil {
+		return ""
+	}
+	return clean(all[len(all)-1].Issuer.String())
+}
+
+func readPEM(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err == nil {
+		defer f.Close()
+		var b []byte
+		if b, err = io.ReadAll(io.LimitReader(f, certchain.MaxBytes+1)); err == nil {
+			return b, nil
+		}
+	}
+	return nil, bulwark.Fail(bulwark.KindInvalid, fmt.Sprintf("The file %s cannot be read.", path), "Give files in PEM.", err)
+}
+
+func (c *cli) removeCertificate(ctx context.Context, args []string) error {
+	host, err := parseDomain(args[0])
+	if err != nil {
+		return usage(err)
+	}
+	s, name, app, err := c.withApp(ctx)
+	if err != nil {
+		return err
+	}
+	return c.setting(ctx, s, name, app.ID, statement.KindCertRemove, statement.CertRemove{Host: host}, fmt.Sprintf("%s is no longer served with what you brought; see bulwark certs.", host))
+}
+
+// stageBrought is the stage of a name with a certificate that its people brought.
+const stageBrought = "brought"
+
 // stageForeign is the stage of a name for which no public authority is asked.
 const stageForeign = "foreign"
 
@@ -49,6 +145,8 @@ func certificateNote(v client.Certificate) string {
 	switch {
 	case v.Stage == stageForeign:
 		return "no public authority is asked for this name; it is served with a certificate of its own making"
+	case v.Stage == stageBrought:
+		return fmt.Sprintf("%s, until %s; bring the next one with bulwark certs add", clean(v.Issuer), day(v.NotAfter))
 	case !v.NotAfter.IsZero() && v.Error != "":
 		return fmt.Sprintf("%s, until %s; renewal fails: %s", clean(v.Issuer), day(v.NotAfter), clean(v.Error))
 	case !v.NotAfter.IsZero():

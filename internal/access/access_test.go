@@ -39,7 +39,7 @@ func TestServerAndNodeAgree(t *testing.T) {
 		statement.KindRun: access.RunApp, statement.KindResize: access.ChangeApp, statement.KindDomainAdd: access.ChangeApp,
 		statement.KindDomainRemove: access.ChangeApp, statement.KindEgressAllow: access.OpenEgress, statement.KindEgressDeny: access.ChangeApp,
 		statement.KindAppDestroy: access.DestroyApp, statement.KindAppRestore: access.RestoreApp, statement.KindProtect: access.Protect, statement.KindProtectApprove: access.Approve,
-		statement.KindApprove: access.Approve,
+		statement.KindApprove: access.Approve, statement.KindCertAdd: access.ChangeApp, statement.KindCertRemove: access.ChangeApp,
 	} {
 		for _, r := range []bulwark.Role{bulwark.Owner, bulwark.Developer, bulwark.Viewer, bulwark.Auditor} {
 			node := right.Has(role(r).Grants, "org_a", "prj_a", right.Rules()[kind].Roles...)

@@ -187,10 +187,15 @@ func (a *authority) issue(name bulwark.HostName, wildcard bulwark.HostName, dns 
 	return out, nil
 }
 
-// all returns the certificates that the edge serves, for the hosts that are claimed now.
-func (a *authority) all(hosts []bulwark.HostName) ([]bulwark.Certificate, error) {
+// all returns the certificates that the edge serves, for the hosts that are claimed now: those that people brought, and for the others one that
+// nobody vouches for, until an authority has issued another.
+func (a *authority) all(hosts []bulwark.HostName, brought map[bulwark.HostName]bulwark.Certificate) ([]bulwark.Certificate, error) {
 	out := []bulwark.Certificate{a.leaf}
 	for _, h := range hosts {
+		if c, ok := brought[h]; ok {
+			out = append(out, c)
+			continue
+		}
 		c, ok := a.claimed[h]
 		if !ok {
 			var err error
@@ -224,11 +229,14 @@ func (n *Node) publish(ctx context.Context) {
 		}
 		hosts, err := n.ledger.ClaimedHosts(ctx)
 		var certs []bulwark.Certificate
+		var wanted []bulwark.HostName
 		if err == nil {
-			certs, err = n.authority.all(hosts)
+			var brought map[bulwark.HostName]bulwark.Certificate
+			brought, wanted = n.brought.now(ctx, n.ledger, hosts, time.Now(), n.config.Log)
+			certs, err = n.authority.all(hosts, brought)
 		}
 		if err == nil {
-			err = n.orderCertificates(hosts)
+			err = n.orderCertificates(wanted)
 		}
 		// An edge that was replaced has them from its predecessor; one that lost them gets them within half a minute.
 		var body []byte

@@ -109,6 +109,7 @@ type Node struct {
 	authority *authority
 	shields   shields
 	names     *names
+	brought   brought
 	certs     *certkeep.Keeper
 	outward   *outward
 	graced    chan struct{} // an app was destroyed, so there is a grace to wait for

@@ -167,7 +167,7 @@ func (n *Node) routes() http.Handler {
 		return &nodeapi.Promoted{App: in.App, Generation: app.Promoted}, nil
 	})
 	verb(n, mux, "certificates", func(context.Context, struct{}) (*[]certsapi.Status, error) {
-		all := n.certs.Status()
+		all := n.brought.over(n.certs.Status())
 		return &all, nil
 	})
 	verb(n, mux, "shield", func(ctx context.Context, in nodeapi.Push) (*bulwark.Shield, error) {

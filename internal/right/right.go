@@ -66,6 +66,8 @@ func Rules() map[statement.Kind]Rule {
 		statement.KindResize:       {On: App, Roles: developers()},
 		statement.KindDomainAdd:    {On: App, Roles: developers()},
 		statement.KindDomainRemove: {On: App, Roles: developers()},
+		statement.KindCertAdd:      {On: App, Roles: developers()},
+		statement.KindCertRemove:   {On: App, Roles: developers()},
 		statement.KindEgressAllow:  {On: App, Roles: owners()},
 		statement.KindEgressDeny:   {On: App, Roles: developers()},
 		statement.KindShieldSet:    {On: App, Roles: developers()},

@@ -46,6 +46,7 @@ const (
 	UseConfig = "config"
 	UseBuild  = "build-secret"
 	UseReveal = "reveal"
+	UseCert   = "certificate"
 )
 
 // info is the HPKE info string. Each part is preceded by its length, so that no two places encode alike.

@@ -81,7 +81,7 @@ func (s *Server) settled(ctx context.Context, tx *sql.Tx, r *nodeapi.Receipt) er
 		_, err := s.changed(ctx, tx, r)
 		return err
 	case statement.KindDomainAdd, statement.KindDomainRemove, statement.KindBuildSecret, statement.KindEgressAllow, statement.KindEgressDeny,
-		statement.KindShieldSet:
+		statement.KindShieldSet, statement.KindCertAdd, statement.KindCertRemove:
 		return s.set(ctx, tx, r)
 	case statement.KindOrgCreate, statement.KindProjectCreate:
 		return placed(ctx, tx, r)
@@ -348,7 +348,7 @@ func (s *Server) setting(ctx context.Context, actor access.Actor, in *appSignedI
 		}
 	}
 	_, err = s.submit(ctx, in.Body.Envelope, a.ID, s.set, statement.KindDomainAdd, statement.KindDomainRemove, statement.KindBuildSecret,
-		statement.KindEgressAllow, statement.KindEgressDeny, statement.KindShieldSet)
+		statement.KindEgressAllow, statement.KindEgressDeny, statement.KindShieldSet, statement.KindCertAdd, statement.KindCertRemove)
 	if err != nil {
 		return struct{}{}, err
 	}

@@ -2,11 +2,15 @@ package server
 
 import (
 	"context"
+	"crypto/x509"
 	"database/sql"
 	"encoding/json"
+	"encoding/pem"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/bulwark-paas/bulwark"
 	"github.com/bulwark-paas/bulwark/client"
@@ -24,6 +28,7 @@ func applySetting(tx *sql.Tx, a *app.App, r *nodeapi.Receipt) (string, error) {
 	var rule statement.Egress
 	var secrets statement.ConfigSet
 	var shield statement.Shield
+	var brought statement.CertAdd
 	var body any = &domain
 	switch r.Kind {
 	case statement.KindEgressAllow, statement.KindEgressDeny:
@@ -32,6 +37,8 @@ func applySetting(tx *sql.Tx, a *app.App, r *nodeapi.Receipt) (string, error) {
 		body = &secrets
 	case statement.KindShieldSet:
 		body = &shield
+	case statement.KindCertAdd:
+		body = &brought
 	}
 	if err := json.Unmarshal(r.Body, body); err != nil {
 		return "", err
@@ -45,6 +52,10 @@ func applySetting(tx *sql.Tx, a *app.App, r *nodeapi.Receipt) (string, error) {
 		return rule.Rule, app.AllowEgress(tx, a, rule.Rule)
 	case statement.KindEgressDeny:
 		return rule.Rule, app.DenyEgress(tx, a, rule.Rule)
+	case statement.KindCertAdd:
+		return certNames(brought), nil // the node keeps it
+	case statement.KindCertRemove:
+		return string(domain.Host), nil
 	case statement.KindShieldSet:
 		return shield.Change.String(), nil // the node keeps it, and is asked
 	case statement.KindBuildSecret:
@@ -121,4 +132,18 @@ func applyRegistry(ctx context.Context, tx *sql.Tx, r *nodeapi.Receipt) error {
 		return err
 	}
 	return told(ctx, tx, r, bulwark.FirstProject, access.Platform(), audit.Done, body.Host)
+}
+
+// certNames says for what a certificate is that the node took.
+func certNames(b statement.CertAdd) string {
+	block, _ := pem.Decode(b.Chain)
+	if block == nil {
+		return ""
+	}
+	c, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return ""
+	}
+	names := c.DNSNames[:min(10, len(c.DNSNames))]
+	return fmt.Sprintf("%s, until %s", strings.Join(names, ", "), c.NotAfter.UTC().Format(time.DateOnly))
 }

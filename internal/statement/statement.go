@@ -48,6 +48,8 @@ const (
 	KindResize         Kind = "app.resize"            // Resize
 	KindDomainAdd      Kind = "domain.add"            // Domain
 	KindDomainRemove   Kind = "domain.remove"         // Domain
+	KindCertAdd        Kind = "cert.add"              // CertAdd
+	KindCertRemove     Kind = "cert.remove"           // CertRemove
 	KindEgressAllow    Kind = "egress.allow"          // Egress
 	KindEgressDeny     Kind = "egress.deny"           // Egress
 	KindShieldSet      Kind = "shield.set"            // Shield
@@ -73,7 +75,7 @@ const (
 func Kinds() []Kind {
 	return []Kind{
 		KindPush, KindEnroll, KindKeyAdd, KindKeyRemove, KindAppCreate, KindAppDestroy, KindAppRestore, KindDeploy, KindRollback, KindConfigSet,
-		KindConfigReveal, KindBuildSecret, KindRun, KindResize, KindDomainAdd, KindDomainRemove, KindEgressAllow, KindEgressDeny, KindShieldSet,
+		KindConfigReveal, KindBuildSecret, KindRun, KindResize, KindDomainAdd, KindDomainRemove, KindCertAdd, KindCertRemove, KindEgressAllow, KindEgressDeny, KindShieldSet,
 		KindRegistryAllow, KindRegistryRemove, KindPatchAdd, KindPatchRemove, KindProtect, KindProtectApprove, KindApprove, KindOrgCreate, KindProjectCreate, KindProjectRotate,
 		KindMemberInvite, KindMemberUninvite, KindMemberSet, KindMemberRemove, KindTokenCreate, KindTokenRevoke,
 	}
@@ -160,6 +162,18 @@ type ConfigSet struct {
 type ConfigReveal struct {
 	Name      bulwark.ConfigName `json:"name"`
 	Recipient []byte             `json:"recipient"` // HPKE public key
+}
+
+// CertAdd brings a certificate for host names of an app. Its private key is the one value of Key, by the name that certchain.Name gives the
+// certificate, sealed for the use "certificate"; Base is 0.
+type CertAdd struct {
+	Chain []byte    `json:"chain"` // PEM, the certificate for the host names first
+	Key   ConfigSet `json:"key"`
+}
+
+// CertRemove takes away what was brought for a host name of an app.
+type CertRemove struct {
+	Host bulwark.HostName `json:"host"`
 }
 
 // Run starts a one-off instance of the current release. Argv is executed as it stands.

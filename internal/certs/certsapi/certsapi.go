@@ -52,6 +52,7 @@ const (
 	Waiting Stage = "waiting" // for its turn, or for the next try
 	Issuing Stage = "issuing"
 	Issued  Stage = "issued"  // and served; it may be that its renewal fails, see Error
+	Brought Stage = "brought" // by the app's people; nobody is asked before it comes to its end
 	Foreign Stage = "foreign" // no public authority issues for such a name
 )
 

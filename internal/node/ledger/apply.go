@@ -84,6 +84,10 @@ func (l *Ledger) apply(tx *sql.Tx, p *Principal, s *statement.Statement, r *Rece
 			_, err := tx.Exec(`DELETE FROM host WHERE host = ? AND app = ?`, b.Host, app.ID)
 			return err
 		})
+	case statement.KindCertAdd:
+		return decode(s, func(b statement.CertAdd) error { return l.addCertificate(tx, app, b) })
+	case statement.KindCertRemove:
+		return decode(s, func(b statement.CertRemove) error { return removeCertificate(tx, app, b.Host) })
 	case statement.KindEgressAllow:
 		return decode(s, func(b statement.Egress) error {
 			if _, err := netpolicy.ParseTarget(b.Rule); err != nil {

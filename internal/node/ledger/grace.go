@@ -111,6 +111,7 @@ func finish(tx *sql.Tx, app bulwark.AppID) error {
 		`DELETE FROM host WHERE app = ?`,
 		`DELETE FROM config_value WHERE app = ?`,
 		`DELETE FROM build_secret WHERE app = ?`,
+		`DELETE FROM certificate WHERE app = ?`,
 		`DELETE FROM egress WHERE app = ?`,
 		`DELETE FROM shield WHERE app = ?`,
 		`DELETE FROM protect_request WHERE app = ?`,

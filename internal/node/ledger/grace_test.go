@@ -154,6 +154,7 @@ func TestGraceRefuses(t *testing.T) {
 		statement.KindConfigSet: statement.ConfigSet{Base: 1}, statement.KindBuildSecret: statement.ConfigSet{},
 		statement.KindResize: statement.Resize{}, statement.KindDomainAdd: statement.Domain{Host: "a.example.net"},
 		statement.KindDomainRemove: statement.Domain{Host: "www.example.net"}, statement.KindEgressAllow: statement.Egress{Rule: "db.example.org:1"},
+		statement.KindCertAdd: statement.CertAdd{}, statement.KindCertRemove: statement.CertRemove{Host: "www.example.net"},
 		statement.KindEgressDeny: statement.Egress{Rule: "db.example.org:5432"}, statement.KindShieldSet: statement.Shield{}, statement.KindProtect: statement.Protect{Approvals: 1},
 		statement.KindApprove: statement.Approve{Generation: 1}, statement.KindProtectApprove: statement.ProtectApprove{},
 	} {

@@ -78,7 +78,7 @@ func (l *Ledger) claimHost(tx *sql.Tx, p *Principal, app *App, host bulwark.Host
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
 		// A name below another's pattern is part of that, and goes over as any name does.
-		above := bulwark.HostName("*." + host.Above())
+		above := "*." + host.Above()
 		err := tx.QueryRow(`SELECT p.org FROM host h JOIN app a ON a.id = h.app JOIN project p ON p.id = a.project WHERE h.host = ? AND p.org <> ?`, above, org).Scan(&theirs)
 		if err != nil && !errors.Is(err, sql.ErrNoRows) {
 			return err

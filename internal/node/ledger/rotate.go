@@ -107,7 +107,8 @@ func (l *Ledger) adopt(tx *sql.Tx, p bulwark.ProjectID) error {
 	}
 	var sealed int
 	err = tx.QueryRow(`SELECT (SELECT count(*) FROM config_value v JOIN app a ON a.id = v.app WHERE a.project = ?)
-		+ (SELECT count(*) FROM build_secret s JOIN app a ON a.id = s.app WHERE a.project = ?)`, p, p).Scan(&sealed)
+		+ (SELECT count(*) FROM build_secret s JOIN app a ON a.id = s.app WHERE a.project = ?)
+		+ (SELECT count(*) FROM certificate c JOIN app a ON a.id = c.app WHERE a.project = ?)`, p, p, p).Scan(&sealed)
 	if err != nil {
 		return err
 	}
@@ -160,6 +161,8 @@ func (l *Ledger) rotate(tx *sql.Tx, p bulwark.ProjectID) (uint64, error) {
 			`SELECT sealed FROM config_value WHERE rowid = ?`, `UPDATE config_value SET sealed = ? WHERE rowid = ?`},
 		{seal.UseBuild, `SELECT s.rowid, s.app, s.name FROM build_secret s JOIN app a ON a.id = s.app WHERE a.project = ?`,
 			`SELECT sealed FROM build_secret WHERE rowid = ?`, `UPDATE build_secret SET sealed = ? WHERE rowid = ?`},
+		{seal.UseCert, `SELECT c.rowid, c.app, c.name FROM certificate c JOIN app a ON a.id = c.app WHERE a.project = ?`,
+			`SELECT sealed FROM certificate WHERE rowid = ?`, `UPDATE certificate SET sealed = ? WHERE rowid = ?`},
 	} {
 		if err := l.reseal(tx, p, r, old, next); err != nil {
 			return 0, err

@@ -123,6 +123,14 @@ CREATE TABLE shield (
 	app  TEXT PRIMARY KEY REFERENCES app (id),
 	body TEXT NOT NULL
 ) STRICT;
+`}, {ID: "ledger-certificate", SQL: `
+CREATE TABLE certificate (
+	app    TEXT NOT NULL REFERENCES app (id),
+	name   TEXT NOT NULL,
+	chain  BLOB NOT NULL,
+	sealed BLOB NOT NULL,
+	PRIMARY KEY (app, name)
+) STRICT;
 `}, {ID: "ledger-patch", SQL: `
 CREATE TABLE patch (
 	name    TEXT PRIMARY KEY,

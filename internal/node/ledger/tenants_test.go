@@ -119,6 +119,8 @@ func TestRolesTimesKinds(t *testing.T) {
 		statement.KindResize:       func() any { return statement.Resize{} },
 		statement.KindDomainAdd:    func() any { return statement.Domain{Host: "shop.example.com"} },
 		statement.KindDomainRemove: func() any { return statement.Domain{Host: "shop.example.com"} },
+		statement.KindCertAdd:      func() any { return statement.CertAdd{} },
+		statement.KindCertRemove:   func() any { return statement.CertRemove{Host: "shop.example.com"} },
 		statement.KindEgressAllow:  func() any { return statement.Egress{Rule: "db.example.org:5432"} },
 		statement.KindEgressDeny:   func() any { return statement.Egress{Rule: "db.example.org:5432"} },
 		statement.KindShieldSet:    func() any { return statement.Shield{Change: bulwark.ShieldChange{WAF: bulwark.WAFBlock}} },
