@@ -29,15 +29,14 @@ func (b *brought) now(ctx context.Context, l *ledger.Ledger, hosts []bulwark.Hos
 	}
 	out, best := map[bulwark.HostName]bulwark.Certificate{}, map[bulwark.HostName]ledger.Brought{}
 	states := map[bulwark.HostName]certsapi.Status{}
-	for _, c := range all {
+	for _, c := range all { // who brought one last means that one, unless its time is over
 		for _, h := range c.Hosts {
-			if was, ok := best[h]; ok && !c.Leaf.NotAfter.After(was.Leaf.NotAfter) {
+			if _, ok := out[h]; ok && (at.Before(c.Leaf.NotBefore) || at.After(c.Leaf.NotAfter)) {
 				continue
 			}
 			best[h] = c
 			states[h] = certsapi.Status{Host: h, Stage: certsapi.Brought, Issuer: c.Leaf.Issuer.String(), NotBefore: c.Leaf.NotBefore.UTC(), NotAfter: c.Leaf.NotAfter.UTC(), RenewAt: c.Leaf.NotAfter.Add(-30 * 24 * time.Hour).UTC()}
 			if at.Before(c.Leaf.NotBefore) || at.After(c.Leaf.NotAfter) {
-				delete(out, h)
 				continue
 			}
 			out[h] = bulwark.Certificate{Chain: c.Chain, Key: c.Key, Names: []bulwark.HostName{h}}

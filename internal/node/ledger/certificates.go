@@ -63,8 +63,10 @@ func (l *Ledger) addCertificate(tx *sql.Tx, app *App, b statement.CertAdd) error
 	if len(before) >= maxCertificates {
 		return bulwark.Fail(bulwark.KindTooLarge, fmt.Sprintf("An app has at most %d certificates of its own.", maxCertificates), "Remove one first.", nil)
 	}
-	_, err = tx.Exec(`INSERT INTO certificate (app, name, chain, sealed) VALUES (?,?,?,?) ON CONFLICT DO UPDATE SET chain = excluded.chain, sealed = excluded.sealed`,
-		app.ID, name, b.Chain, b.Key.Set[name])
+	if _, err := tx.Exec(`DELETE FROM certificate WHERE app = ? AND name = ?`, app.ID, name); err != nil {
+		return err
+	}
+	_, err = tx.Exec(`INSERT INTO certificate (app, name, chain, sealed) VALUES (?,?,?,?)`, app.ID, name, b.Chain, b.Key.Set[name]) // as the last one
 	return err
 }
 
@@ -132,7 +134,7 @@ type Brought struct {
 // returned beside the others.
 func (l *Ledger) Certificates(ctx context.Context) (out []Brought, first error) {
 	err := l.db.Tx(ctx, func(tx *sql.Tx) error {
-		rows, err := tx.QueryContext(ctx, `SELECT c.app, c.name, c.chain, c.sealed FROM certificate c JOIN app a ON a.id = c.app WHERE a.destroyed = 0 ORDER BY c.rowid`)
+		rows, err := tx.QueryContext(ctx, `SELECT c.app, c.name, c.chain, c.sealed FROM certificate c JOIN app a ON a.id = c.app WHERE a.destroyed = 0 ORDER BY c.seq`)
 		if err != nil {
 			return err
 		}

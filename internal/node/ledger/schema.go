@@ -125,11 +125,12 @@ CREATE TABLE shield (
 ) STRICT;
 `}, {ID: "ledger-certificate", SQL: `
 CREATE TABLE certificate (
+	seq    INTEGER PRIMARY KEY AUTOINCREMENT,
 	app    TEXT NOT NULL REFERENCES app (id),
 	name   TEXT NOT NULL,
 	chain  BLOB NOT NULL,
 	sealed BLOB NOT NULL,
-	PRIMARY KEY (app, name)
+	UNIQUE (app, name)
 ) STRICT;
 `}, {ID: "ledger-patch", SQL: `
 CREATE TABLE patch (
