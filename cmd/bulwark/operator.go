@@ -41,6 +41,7 @@ func rootFlag(cmd *cobra.Command, root *string) {
 type upOptions struct {
 	install.Options
 	name, domain, bases, probes, grace string
+	proxyProtocol, onlyUpstreams       string
 }
 
 func (o *upOptions) flags(cmd *cobra.Command) {
@@ -63,6 +64,10 @@ func (o *upOptions) flags(cmd *cobra.Command) {
 	f.StringVar(&o.ACME.DNS, "acme-dns", "", "name server that takes updates (RFC 2136), ADDRESS:PORT: names are proven by records there too, as wildcards have to be")
 	f.StringVar(&o.ACME.DNSKey, "acme-dns-key", "", "file with the key for it, as tsig-keygen writes it")
 	f.StringVar(&o.NameServer, "name-server", "", "name server that is asked whose a claimed host name is, ADDRESS:PORT, or \"host\" for those that this machine asks (default host)")
+	f.StringVar(&o.Upstreams.From, "upstreams", "", "proxies in front that may say for whom they ask: networks with commas between them, \"cloudflare\", or \"none\" (default none)")
+	f.StringVar(&o.Upstreams.Header, "upstreams-header", "", "header in which they say it: "+strings.Join(install.ClientHeaders(), ", ")+" (default X-Forwarded-For)")
+	f.StringVar(&o.proxyProtocol, "upstreams-proxy-protocol", "", "their connections begin with a PROXY header: on or off (default off)")
+	f.StringVar(&o.onlyUpstreams, "upstreams-only", "", "nobody else may connect: on or off (default off)")
 	f.Uint16Var(&o.Ports.HTTP, "http-port", 0, "port for http (default 80)")
 	f.Uint16Var(&o.Ports.HTTPS, "https-port", 0, "port for https (default 443)")
 	f.Uint16Var(&o.Ports.API, "api-port", 0, "port of the API (default 8443)")
@@ -90,6 +95,17 @@ func (o *upOptions) parse() (install.Options, error) {
 	}
 	if o.grace != "" {
 		if opt.Grace, err = install.ParseGrace(o.grace); err != nil {
+			return opt, err
+		}
+	}
+	for _, s := range []struct {
+		text string
+		to   *install.Switch
+	}{{o.proxyProtocol, &opt.Upstreams.Proxy}, {o.onlyUpstreams, &opt.Upstreams.Only}} {
+		if s.text == "" {
+			continue
+		}
+		if *s.to, err = install.ParseSwitch(s.text); err != nil {
 			return opt, err
 		}
 	}

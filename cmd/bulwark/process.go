@@ -154,6 +154,10 @@ func runNode(ctx context.Context, c *child) error {
 	if err != nil {
 		return err
 	}
+	proxies, err := upstreams(i)
+	if err != nil {
+		return err
+	}
 	updates, err := dnsUpdates(i)
 	if err != nil {
 		return err
@@ -169,7 +173,7 @@ func runNode(ctx context.Context, c *child) error {
 		Recovery: filepath.Join(i.Root, "RECOVERY-KEY.txt"), EngineBin: i.EngineBin, Libexec: libexec, Bases: i.Bases,
 		CA: authorities(os.Getenv("SSL_CERT_FILE")), Router: i.RouterNamespacePath(),
 		Leaving: network.Leaving{Table: i.HostTable(), Egress: i.User(install.Egress), Names: i.User(install.Resolver), Certs: i.User(install.Certs),
-			Platform: slices.Sorted(maps.Values(i.Declared()))}, Cgroup: "/" + i.CgroupName(), BuildCgroup: "/" + i.BuildCgroupName(),
+			Upstreams: proxies.From, Platform: slices.Sorted(maps.Values(i.Declared()))}, Cgroup: "/" + i.CgroupName(), BuildCgroup: "/" + i.BuildCgroupName(),
 		Sockets: node.Sockets{Containerd: i.Socket(install.ContainerdSocket), Dial: i.Socket(install.DialNode),
 			Egress: i.Socket(install.EgressControl), Resolver: i.Socket(install.ResolverControl), EdgeCerts: i.Socket(install.EdgeCerts)},
 		Workers: cell.UserRange{First: i.User(install.Workers), Count: install.WorkerCount}, BuildDisk: int64(i.BuildDisk) * 1e6, Grace: i.Grace.Duration(),
@@ -350,6 +354,9 @@ func runEdge(ctx context.Context, c *child) error {
 	}
 	i := c.inst
 	cfg.ServerUID, cfg.NodeUID, cfg.DialUID, cfg.CertsUID = i.User(install.Server), 0, i.User(install.Dial), i.User(install.Certs)
+	if cfg.Upstreams, err = upstreams(i); err != nil {
+		return err
+	}
 	cfg.Restored, cfg.Logger = c.files, c.log
 	cfg.AccessLog = io.Writer(os.Stdout) // the supervisor keeps it, bounded
 	if c.notifier != nil {
@@ -359,6 +366,12 @@ func runEdge(ctx context.Context, c *child) error {
 		return err
 	}
 	return edge.Run(ctx, cfg)
+}
+
+// upstreams are the operator's own proxies.
+func upstreams(i *install.Installation) (edge.Upstreams, error) {
+	from, err := install.ParseUpstreams(i.Upstreams.From)
+	return edge.Upstreams{From: from, Header: i.Upstreams.Header, Proxy: i.Upstreams.Proxy == install.On, Only: i.Upstreams.Only == install.On}, err
 }
 
 func runPosture(ctx context.Context, c *child) error {

@@ -41,8 +41,9 @@ func (l *conns) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		from := addressIn(c)
-		if !l.enter(from) {
+		from, at := addressIn(c)
+		trusted := l.e.cfg.Upstreams.trusts(at)
+		if !l.e.cfg.Upstreams.admits(at) || !l.enter(from, trusted) {
 			if t, ok := c.(*net.TCPConn); ok {
 				_ = t.SetLinger(0)
 			}
@@ -50,23 +51,26 @@ func (l *conns) Accept() (net.Conn, error) {
 			l.e.turnedAway.Add(1)
 			continue
 		}
-		return &clientConn{Conn: c, of: l, from: from}, nil
+		return &clientConn{Conn: l.e.cfg.Upstreams.begin(c, at), of: l, from: from}, nil
 	}
 }
 
-func addressIn(c net.Conn) netip.Addr {
+// addressIn is where a connection comes from, and the network that this is in.
+func addressIn(c net.Conn) (from, at netip.Addr) {
 	a, ok := c.RemoteAddr().(*net.TCPAddr)
 	if !ok {
-		return netip.Addr{}
+		return netip.Addr{}, netip.Addr{}
 	}
-	return network(a.AddrPort().Addr())
+	at = a.AddrPort().Addr().Unmap()
+	return network(at), at
 }
 
-func (l *conns) enter(from netip.Addr) bool {
+// enter counts a connection; an upstream has those of many clients.
+func (l *conns) enter(from netip.Addr, trusted bool) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	n := l.client[from]
-	if n >= connsOfClient && !from.IsLoopback() || l.all >= connsMost && n >= connsFew || l.all >= connsMost+connsMost/8 {
+	if n >= connsOfClient && !from.IsLoopback() && !trusted || l.all >= connsMost && n >= connsFew && !trusted || l.all >= connsMost+connsMost/8 {
 		return false
 	}
 	l.all++
@@ -109,7 +113,8 @@ func (c *clientConn) Close() error {
 
 // take waits for a turn; false: it does not come.
 func (c *clientConn) take(ctx context.Context, g *guard) bool {
-	if !c.of.e.turns.take(ctx, g, c.from.String()) {
+	client, _ := addressIn(c.Conn) // for whom an upstream connects, where it says so
+	if !c.of.e.turns.take(ctx, g, client.String()) {
 		return false
 	}
 	c.turn.Store(true)

@@ -56,28 +56,28 @@ func TestConnectionsAreBounded(t *testing.T) {
 	l := &conns{client: map[netip.Addr]int{}}
 	one := netip.MustParseAddr("192.0.2.1")
 	for range connsOfClient {
-		if !l.enter(one) {
+		if !l.enter(one, false) {
 			t.Fatal("refused before its bound")
 		}
 	}
-	if l.enter(one) {
+	if l.enter(one, false) {
 		t.Error("one network may have more")
 	}
 	n := connsOfClient
 	for i := 0; n < connsMost; i++ {
 		many := netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})
 		for range 100 {
-			if n < connsMost && l.enter(many) {
+			if n < connsMost && l.enter(many, false) {
 				n++
 			}
 		}
 	}
-	if l.enter(netip.AddrFrom4([4]byte{10, 0, 0, 0})) {
+	if l.enter(netip.AddrFrom4([4]byte{10, 0, 0, 0}), false) {
 		t.Error("who has many gets another where all are taken")
 	}
 	few := 0
 	for i := range 100_000 {
-		if l.enter(netip.AddrFrom4([4]byte{11, byte(i >> 16), byte(i >> 8), byte(i)})) {
+		if l.enter(netip.AddrFrom4([4]byte{11, byte(i >> 16), byte(i >> 8), byte(i)}), false) {
 			few++
 		}
 	}

@@ -60,6 +60,8 @@ type Config struct {
 	// Firewall looks at requests; nil: one is made, of the rules as they come.
 	Firewall *waf.Firewall
 	observe  func(id string, v waf.Verdict) // of each look at a request; for tests
+	// Upstreams are the proxies in front that may say for whom they ask.
+	Upstreams Upstreams
 	// Grace is how long requests may go on when ctx ends; default 30 s.
 	Grace time.Duration
 }

@@ -105,7 +105,7 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}()
 	x.id = newRequestID()
-	x.client = addressOf(r.RemoteAddr)
+	x.client = p.edge.cfg.Upstreams.client(addressOf(r.RemoteAddr), r.Header)
 	p.edge.requests.Add(1)
 	if refusal := x.check(); refusal != nil {
 		x.turnAway()

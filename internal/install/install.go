@@ -54,6 +54,8 @@ type Installation struct {
 	ACME ACME `json:"acme,omitzero"`
 	// NameServer is who is asked whose a claimed host name is: "ADDRESS:PORT" or HostNameServer.
 	NameServer string `json:"name_server,omitempty"`
+	// Upstreams says which proxies stand in front of the edge.
+	Upstreams Upstreams `json:"upstreams,omitzero"`
 }
 
 // Grace is a time from 0 to MaxGrace, as time.ParseDuration reads it; empty means DefaultGrace. It is text, so that "not said"
@@ -153,6 +155,7 @@ type Options struct {
 	Grace      Grace
 	ACME       ACME
 	NameServer string
+	Upstreams  Upstreams
 	// Etc replaces /etc as the place of subuid, subgid, passwd and group: for tests, and for building an image.
 	Etc string
 }
@@ -271,6 +274,10 @@ func (i *Installation) merge(opt Options) error {
 	set(&i.ACME.Accounts, opt.ACME.Accounts, "")
 	set(&i.ACME.DNS, opt.ACME.DNS, "")
 	set(&i.ACME.DNSKey, opt.ACME.DNSKey, "")
+	set(&i.Upstreams.From, opt.Upstreams.From, NoUpstreams)
+	set(&i.Upstreams.Header, opt.Upstreams.Header, ClientHeaders()[0])
+	set(&i.Upstreams.Proxy, opt.Upstreams.Proxy, Off)
+	set(&i.Upstreams.Only, opt.Upstreams.Only, Off)
 	set(&i.NameServer, opt.NameServer, HostNameServer)
 	set(&i.Ports.HTTP, opt.Ports.HTTP, 80)
 	set(&i.Ports.HTTPS, opt.Ports.HTTPS, 443)
@@ -313,6 +320,9 @@ func (i *Installation) valid() error {
 		if err := i.ACME.check(); err != nil {
 			return err
 		}
+	}
+	if err := i.Upstreams.check(); err != nil {
+		return err
 	}
 	if err := checkNameServer(i.NameServer); err != nil {
 		return err

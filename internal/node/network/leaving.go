@@ -21,6 +21,7 @@ type Leaving struct {
 	Certs     uint32         // user id of the certs process
 	Resolvers []netip.Addr   // the host's own resolvers
 	Connected []netip.Prefix // what the host itself is part of
+	Upstreams []netip.Prefix // proxies in front of the platform's ports, which connect for many
 	Platform  []uint16       // the platform's own ports, to which no name leads, whatever it is for
 	Open      []Opened       // closed addresses that somebody opened as addresses
 	// Authorities are where the operator's certificate authorities are, as far as that is not the internet.
@@ -107,6 +108,13 @@ func (l Leaving) Rules() string {
 		platform = append(platform, fmt.Sprint(p))
 	}
 	writeSet(&b, "platform", "inet_service", platform)
+	for _, f := range []struct {
+		kind string
+		four bool
+	}{{"4", true}, {"6", false}} {
+		of := slices.DeleteFunc(slices.Clone(l.Upstreams), func(p netip.Prefix) bool { return p.Addr().Is4() != f.four })
+		writeSet(&b, "upstreams"+f.kind, "ipv"+f.kind+"_addr; flags interval; auto-merge", prefixes(of))
+	}
 	for _, kind := range []string{"4", "6"} {
 		// What is in it is the kernel's: who began connections of late. It holds so many, and forgets them after a minute.
 		writeSet(&b, "begins"+kind, "ipv"+kind+"_addr; flags dynamic,timeout; timeout 1m; size 65535", nil)
@@ -115,6 +123,8 @@ func (l Leaving) Rules() string {
 		"chain arrive {",
 		"\ttype filter hook input priority filter; policy accept;",
 		"\tiif lo accept",
+		"\tip saddr @upstreams4 accept",
+		"\tip6 saddr @upstreams6 accept",
 		"\ttcp dport @platform tcp flags & (fin | syn | rst | ack) == syn jump begin",
 		"}",
 		"chain begin {",
