@@ -3,6 +3,7 @@ package bulwark
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -20,6 +21,10 @@ type Shield struct {
 	TLS     TLSPolicy      `json:"tls,omitempty"`
 	// Challenge has browsers compute something before they are let in; the zero value is ChallengeOff.
 	Challenge ChallengeMode `json:"challenge,omitempty"`
+	// Maintenance has the edge answer in the app's place, but for networks of Allow; the zero value is MaintenanceOff.
+	Maintenance MaintenanceMode `json:"maintenance,omitempty"`
+	// Pages are shown in the place of the edge's own, as HTML that can load nothing and run nothing.
+	Pages map[PageName]string `json:"pages,omitempty"`
 }
 
 // TLSPolicy says what an app is spoken to by; the zero value is TLSIntermediate.
@@ -194,6 +199,9 @@ type ShieldChange struct {
 	Include   []Exclusion    `json:"include,omitempty"` // takes exclusions back
 	TLS       TLSPolicy      `json:"tls,omitempty"`
 	Challenge ChallengeMode  `json:"challenge,omitempty"`
+
+	Maintenance MaintenanceMode     `json:"maintenance,omitempty"`
+	Pages       map[PageName]string `json:"pages,omitempty"` // an empty one goes
 }
 
 // LimitName names a limit.
@@ -224,7 +232,13 @@ func (s Shield) With(c ShieldChange) (Shield, error) {
 	if c.Challenge != "" {
 		s.Challenge = c.Challenge
 	}
+	if c.Maintenance != "" {
+		s.Maintenance = c.Maintenance
+	}
 	var err error
+	if s.Pages, err = pages(s.Pages, c.Pages); err != nil {
+		return s, err
+	}
 	if s.Limits, err = s.limits(c); err != nil {
 		return s, err
 	}
@@ -257,7 +271,7 @@ func (s Shield) With(c ShieldChange) (Shield, error) {
 }
 
 func (c ShieldChange) isZero() bool {
-	return c.WAF == "" && c.TLS == "" && c.Challenge == "" && len(c.Limit)+len(c.Unlimit)+len(c.Allow)+len(c.Deny)+len(c.Forget)+len(c.Exclude)+len(c.Include) == 0
+	return c.WAF == "" && c.TLS == "" && c.Challenge == "" && c.Maintenance == "" && len(c.Pages)+len(c.Limit)+len(c.Unlimit)+len(c.Allow)+len(c.Deny)+len(c.Forget)+len(c.Exclude)+len(c.Include) == 0
 }
 
 func (s Shield) limits(c ShieldChange) ([]RateLimit, error) {
@@ -394,6 +408,16 @@ func (c ShieldChange) String() string {
 	}
 	if c.Challenge != "" {
 		words = append(words, "challenge "+string(c.Challenge))
+	}
+	if c.Maintenance != "" {
+		words = append(words, "maintenance "+string(c.Maintenance))
+	}
+	for _, n := range slices.Sorted(maps.Keys(c.Pages)) {
+		if c.Pages[n] == "" {
+			words = append(words, "no page "+string(n))
+		} else {
+			words = append(words, "page "+string(n))
+		}
 	}
 	for _, l := range c.Limit {
 		words = append(words, "limit "+l.String())

@@ -103,3 +103,36 @@ func FuzzParseNetwork(f *testing.F) {
 		}
 	})
 }
+
+func TestPages(t *testing.T) {
+	page := func(n bulwark.PageName, text string) bulwark.ShieldChange {
+		return bulwark.ShieldChange{Pages: map[bulwark.PageName]string{n: text}}
+	}
+	s, err := bulwark.Shield{}.With(page(bulwark.PageError, "sorry"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	both, err := s.With(page(bulwark.PageMaintenance, "soon"))
+	if err != nil || len(both.Pages) != 2 || len(s.Pages) != 1 {
+		t.Fatal(both, s, err)
+	}
+	none, err := s.With(page(bulwark.PageError, ""))
+	if err != nil || none.Pages != nil {
+		t.Fatal(none, err)
+	}
+	if got := page(bulwark.PageError, "x").String() + page(bulwark.PageError, "").String(); got != "page error"+"no page error" {
+		t.Error(got)
+	}
+	for _, text := range []string{strings.Repeat("x", bulwark.MaxPage+1), "\xff", "a\x00b"} {
+		if _, err := s.With(page(bulwark.PageError, text)); err == nil {
+			t.Errorf("%.10q is taken", text)
+		}
+	}
+	var c bulwark.ShieldChange
+	if err := json.Unmarshal([]byte(`{"pages":{"404":"x"}}`), &c); err == nil {
+		t.Error("a page that there is not is taken")
+	}
+	if err := json.Unmarshal([]byte(`{"maintenance":"maybe"}`), &c); err == nil {
+		t.Error("maintenance is on or off")
+	}
+}

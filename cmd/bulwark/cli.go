@@ -29,7 +29,7 @@ func userCommands(e *env) []*cobra.Command {
 		c.appsCommand(), c.gitCommand(), c.openCommand(),
 		c.configCommand(), c.buildSecretsCommand(),
 		c.psCommand(), c.logsCommand(), c.runCommand(), c.cronCommand(), c.deployCommand(), c.releasesCommand(), c.rollbackCommand(), c.buildsCommand(),
-		c.domainsCommand(), c.certsCommand(), c.shieldCommand(), c.egressCommand(), c.registriesCommand(),
+		c.domainsCommand(), c.certsCommand(), c.shieldCommand(), c.maintenanceCommand(), c.pagesCommand(), c.egressCommand(), c.registriesCommand(),
 		c.orgsCommand(), c.projectsCommand(), c.membersCommand(), c.tokensCommand(), c.policyCommand(),
 		c.verifyCommand(), c.auditCommand(), c.postureCommand(), c.packagesCommand(), c.statusCommand(), c.versionCommand(),
 	}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -158,7 +159,7 @@ func (c *cli) showShield(ctx context.Context) error {
 	}
 	return c.result(v, func() {
 		c.head("%s shield", name)
-		c.fields("Firewall", firewallWords(v.Shield), "Limits", limitWords(v.Shield), "TLS", cmp.Or(string(v.Shield.TLS), string(bulwark.TLSIntermediate)), "Challenge", challengeWords(v.Shield), "Allowed", joined(v.Shield.Allow), "Denied", joined(v.Shield.Deny),
+		c.fields("Firewall", firewallWords(v.Shield), "Limits", limitWords(v.Shield), "TLS", cmp.Or(string(v.Shield.TLS), string(bulwark.TLSIntermediate)), "Challenge", challengeWords(v.Shield), "Maintenance", maintenanceWords(v.Shield), "Pages", joined(slices.Sorted(maps.Keys(v.Shield.Pages))), "Allowed", joined(v.Shield.Allow), "Denied", joined(v.Shield.Deny),
 			"Excluded", joined(v.Shield.Exclude))
 		c.showRefusals(v.Hour)
 	})
@@ -225,6 +226,13 @@ func challengeWords(s bulwark.Shield) string {
 		return "on: browsers compute for a moment, programs are refused"
 	}
 	return "" // off is not worth a line
+}
+
+func maintenanceWords(s bulwark.Shield) string {
+	if s.Maintenance == bulwark.MaintenanceOn {
+		return "on: the edge answers in the app's place"
+	}
+	return ""
 }
 
 func limitWords(s bulwark.Shield) string {

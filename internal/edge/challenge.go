@@ -78,7 +78,7 @@ func reserved(target string) bool {
 func (e *edge) challenge(w http.ResponseWriter, r *http.Request, host bulwark.HostName, target string) {
 	says, ok := e.certs.challenges.Load().says[host][strings.TrimPrefix(target, challengePath)]
 	if !ok || r.Method != http.MethodGet && r.Method != http.MethodHead {
-		pageNoRoute.write(w, &e.plain, "")
+		pageNoRoute.write(w, &e.plain, "", "")
 		return
 	}
 	h := w.Header()

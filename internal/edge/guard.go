@@ -157,7 +157,7 @@ func (g *guards) replace(list []bulwark.Shielded) {
 
 func isDefault(c *chosen) bool {
 	s := c.shield
-	return s.WAF == "" && s.TLS == "" && s.Challenge == "" && len(s.Limits)+len(s.Exclude)+len(s.Allow)+len(s.Deny) == 0
+	return s.WAF == "" && s.TLS == "" && s.Challenge == "" && s.Maintenance == "" && len(s.Pages)+len(s.Limits)+len(s.Exclude)+len(s.Allow)+len(s.Deny) == 0
 }
 
 // storedShields is what is kept over a restart.
@@ -251,6 +251,10 @@ func (x *exchange) passes() bool {
 	if !within(c.shield.Allow, at) {
 		if within(c.shield.Deny, at) {
 			x.decline(bulwark.RefusedDeny, pageDenied)
+			return false
+		}
+		if c.shield.Maintenance == bulwark.MaintenanceOn {
+			x.refuse(pageMaintenance)
 			return false
 		}
 		if !x.metered(c, at) || !x.challenged(c, at) {

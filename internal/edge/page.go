@@ -3,6 +3,9 @@ package edge
 import (
 	"net/http"
 	"strconv"
+	"strings"
+
+	"github.com/bulwark-paas/bulwark"
 )
 
 // page is an answer of the edge's own.
@@ -28,6 +31,7 @@ var (
 	pageHeaders     = page{431, "Too many headers", "The request has more header fields than are served.", ""}
 	pageBadAnswer   = page{502, "The app gave no proper answer", "Its operators can see why in their log.", ""}
 	pageNoInstance  = page{503, "The app is not running", "It may be back in a moment.", "5"}
+	pageMaintenance = page{503, "The app is being worked on", "It will be back soon.", "60"}
 	pageBusy        = page{503, "The app is busy", "Too many requests wait for it. Try again in a moment.", "1"}
 	pageSlowAnswer  = page{504, "The app took too long", "It did not begin to answer in time.", ""}
 )
@@ -36,6 +40,22 @@ var (
 const ownPolicy = "default-src 'none'; style-src 'sha256-dtNUSHdpBYhqlPmXU55D4LpaqgzDMRJtUNAfE+tY1h4='; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
 const pageStyle = "body{font:16px/1.5 system-ui,sans-serif;max-width:36em;margin:15vh auto;padding:0 1em;color:#222;background:#fff}"
+
+// givenPolicy is the content security policy of pages that an app's people gave: they run nothing and load nothing.
+const givenPolicy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; font-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+
+// given is the page that an app's people gave in the place of p, empty if none.
+func (p page) given(pages map[bulwark.PageName]string) string {
+	switch {
+	case len(pages) == 0:
+		return ""
+	case p == pageMaintenance:
+		return pages[bulwark.PageMaintenance]
+	case p.status >= 502 && p.status <= 504:
+		return pages[bulwark.PageError]
+	}
+	return ""
+}
 
 // html renders p. All of it is constant but the request's id, which is hexadecimal.
 func (p page) html(id string) []byte {
@@ -52,13 +72,19 @@ func (p page) html(id string) []byte {
 	return append(b, `</small></p></html>`...)
 }
 
-// write answers with p.
-func (p page) write(w http.ResponseWriter, d *defaultHeaders, id string) int {
-	body := p.html(id)
+// write answers with p, in the form that the app's people gave it, if they did.
+func (p page) write(w http.ResponseWriter, d *defaultHeaders, id, given string) int {
 	h := w.Header()
 	clear(h)
 	d.addTo(h)
-	h["Content-Security-Policy"] = d.ownPolicy
+	var body []byte
+	if given == "" {
+		body = p.html(id)
+		h["Content-Security-Policy"] = d.ownPolicy
+	} else {
+		body = []byte(strings.ReplaceAll(given, bulwark.PageID, id))
+		h["Content-Security-Policy"] = d.givenPolicy
+	}
 	h["X-Frame-Options"] = d.deny
 	h["Cache-Control"] = d.noStore
 	h["Content-Type"] = d.html
@@ -76,9 +102,9 @@ func (p page) write(w http.ResponseWriter, d *defaultHeaders, id string) int {
 
 // defaultHeaders are the security headers, as the slices that a header map holds, made once.
 type defaultHeaders struct {
-	names                          []string
-	values                         [][]string
-	ownPolicy, deny, noStore, html []string
+	names                                       []string
+	values                                      [][]string
+	ownPolicy, givenPolicy, deny, noStore, html []string
 }
 
 func newDefaultHeaders() defaultHeaders {
@@ -86,7 +112,7 @@ func newDefaultHeaders() defaultHeaders {
 		names: []string{"Strict-Transport-Security", "X-Content-Type-Options", "X-Frame-Options", "Referrer-Policy", "Permissions-Policy"},
 		values: [][]string{{"max-age=63072000; includeSubDomains"}, {"nosniff"}, {"SAMEORIGIN"}, {"strict-origin-when-cross-origin"},
 			{"camera=(), microphone=(), geolocation=(), payment=(), usb=()"}},
-		ownPolicy: []string{ownPolicy}, deny: []string{"DENY"}, noStore: []string{"no-store"}, html: []string{"text/html; charset=utf-8"},
+		ownPolicy: []string{ownPolicy}, givenPolicy: []string{givenPolicy}, deny: []string{"DENY"}, noStore: []string{"no-store"}, html: []string{"text/html; charset=utf-8"},
 	}
 }
 

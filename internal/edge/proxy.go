@@ -192,11 +192,15 @@ func plainMethod(m string) bool {
 func (x *exchange) refuse(p page) {
 	x.status = p.status
 	d := &x.e.headers
+	given := ""
+	if x.guard != nil {
+		given = p.given(x.guard.chosen.Load().shield.Pages)
+	}
 	if x.r.ProtoMajor == 1 && framingOf(x.r) != noBody {
-		x.out = int64(p.write(closing{x.w}, d, x.id))
+		x.out = int64(p.write(closing{x.w}, d, x.id, given))
 		return
 	}
-	x.out = int64(p.write(x.w, d, x.id))
+	x.out = int64(p.write(x.w, d, x.id, given))
 }
 
 // closing ends the connection after the answer.

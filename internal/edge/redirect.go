@@ -17,7 +17,7 @@ func (e *edge) redirect(w http.ResponseWriter, r *http.Request) {
 	host, _, ok := hostOf(r.Host)
 	path, clean := target(r)
 	if !ok || !clean {
-		pageBadRequest.write(w, &e.plain, "")
+		pageBadRequest.write(w, &e.plain, "", "")
 		return
 	}
 	if reserved(path) {
@@ -25,7 +25,7 @@ func (e *edge) redirect(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if e.tables.route(host) == nil {
-		pageNoRoute.write(w, &e.plain, "")
+		pageNoRoute.write(w, &e.plain, "", "")
 		return
 	}
 	h := w.Header()

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -500,4 +501,43 @@ func TestALookThatTrips(t *testing.T) {
 	if s := g.tally.stats(time.Now()); g.queued.Load() != 0 || f.copied.Load() != 0 || g.held.Load() != 0 || s.Counts[bulwark.SkippedWAF] != 1 {
 		t.Errorf("%d wait, %d bytes are kept, %+v", g.queued.Load(), f.copied.Load(), s.Counts)
 	}
+}
+
+// In maintenance no request reaches the app but of those who are let in; a page of the app's people runs nothing and loads nothing.
+func TestMaintenanceAndPages(t *testing.T) {
+	r := newRig(t, nil)
+	reached := atomic.Int32{}
+	app := shielded(t, r, bulwark.Shield{}, func(w http.ResponseWriter, q *http.Request) {
+		reached.Add(1)
+		if q.URL.Path == "/broken" {
+			panic(http.ErrAbortHandler)
+		}
+		w.WriteHeader(http.StatusInternalServerError) // the app's own, which stays
+		io.WriteString(w, "of the app")
+	})
+	both(t, func(t *testing.T, h2 bool) {
+		ask := func(path string) (*http.Response, string) { return send(t, r.client(h2), "GET", path, nil, nil) }
+		r.shield(app, bulwark.Shield{Maintenance: bulwark.MaintenanceOn})
+		before := reached.Load()
+		res, body := ask("/")
+		if res.StatusCode != 503 || res.Header.Get("Retry-After") != "60" || !strings.Contains(body, "is being worked on") || reached.Load() != before {
+			t.Errorf("%v %q", res.Header, body)
+		}
+		own := map[bulwark.PageName]string{bulwark.PageMaintenance: "<h1>soon</h1>{{request}}", bulwark.PageError: "<h1>sorry</h1>{{request}}<script>alert(1)</script>"}
+		r.shield(app, bulwark.Shield{Maintenance: bulwark.MaintenanceOn, Pages: own})
+		if res, body := ask("/"); res.StatusCode != 503 || body != "<h1>soon</h1>"+res.Header.Get("X-Request-Id") || !strings.HasPrefix(res.Header.Get("Content-Security-Policy"), "default-src 'none'; style-src 'unsafe-inline'; img-src data:;") {
+			t.Errorf("%v %q", res.Header, body)
+		}
+		r.shield(app, bulwark.Shield{Maintenance: bulwark.MaintenanceOn, Pages: own, Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}})
+		if res, body := ask("/"); res.StatusCode != 500 || body != "of the app" {
+			t.Errorf("who is let in: %v %q", res.Status, body)
+		}
+		r.shield(app, bulwark.Shield{Pages: own})
+		if res, body := ask("/broken"); res.StatusCode != 502 || !strings.HasPrefix(body, "<h1>sorry</h1>"+res.Header.Get("X-Request-Id")) || strings.Contains(res.Header.Get("Content-Security-Policy"), "script-src") {
+			t.Errorf("%v %q", res.Header, body)
+		}
+		if res, body := ask("/.well-known/acme-challenge/x"); res.StatusCode != 404 || strings.Contains(body, "sorry") {
+			t.Errorf("a request's own fault: %v %q", res.Status, body)
+		}
+	})
 }

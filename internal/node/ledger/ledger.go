@@ -136,7 +136,7 @@ func largest(k statement.Kind) int {
 	switch k {
 	case statement.KindConfigSet, statement.KindBuildSecret:
 		return statement.MaxSize
-	case statement.KindRun: // its arguments
+	case statement.KindRun, statement.KindShieldSet: // arguments, pages
 		return 256 << 10
 	}
 	return 64 << 10
