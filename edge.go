@@ -149,3 +149,30 @@ const (
 	DialUnknown DialError = "unknown" // no such instance is registered
 	DialDenied  DialError = "denied"  // the instance does not answer for that host name
 )
+
+// AccessEvent is a request as the edge saw it. Times are in milliseconds; what was not reached is left out or 0.
+type AccessEvent struct {
+	Time     time.Time  `json:"time"`
+	ID       string     `json:"id" doc:"the request's number, as in X-Request-Id"`
+	App      AppID      `json:"app,omitempty"`
+	Name     AppName    `json:"name,omitempty"`
+	Instance InstanceID `json:"instance,omitempty"`
+	Method   string     `json:"method"`
+	Host     string     `json:"host"`
+	Path     string     `json:"path" doc:"without what stands behind a question mark"`
+	Status   int        `json:"status"`
+	In       int64      `json:"in" doc:"bytes of the request's body"`
+	Out      int64      `json:"out" doc:"bytes of the answer's body"`
+	Queue    float64    `json:"queue_ms" doc:"waited for an instance"`
+	First    float64    `json:"first_ms" doc:"until the first byte of the answer"`
+	Total    float64    `json:"total_ms"`
+	Proto    string     `json:"proto"`
+	Client   string     `json:"client"`
+	Fault    string     `json:"fault,omitempty" doc:"what went wrong between the edge and the app"`
+}
+
+// AccessEvents are requests that ended, the oldest first, and from where to ask for those after them.
+type AccessEvents struct {
+	Next   uint64        `json:"next"`
+	Events []AccessEvent `json:"events"`
+}

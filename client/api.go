@@ -299,6 +299,12 @@ func (c *Client) Logs(ctx context.Context, app bulwark.AppName, tail int, follow
 	return stream(ctx, c, http.MethodGet, path, nil, f)
 }
 
+// Requests passes what the edge saw of the app's requests to f: the last so many that it knows of, and, with follow, those that end until ctx ends.
+func (c *Client) Requests(ctx context.Context, app bulwark.AppName, tail int, follow bool, f func(bulwark.AccessEvent) error) error {
+	path := "/apps/" + esc(string(app)) + "/requests?tail=" + strconv.Itoa(tail) + "&follow=" + strconv.FormatBool(follow)
+	return stream(ctx, c, http.MethodGet, path, nil, f)
+}
+
 // Proof returns what verifies the app; challenge is the caller's own random text.
 func (c *Client) Proof(ctx context.Context, app bulwark.AppName, challenge string) (Proof, error) {
 	return ask[Proof](ctx, c, http.MethodGet, "/apps/"+esc(string(app))+"/proof?challenge="+esc(challenge), nil)

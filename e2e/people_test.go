@@ -54,7 +54,7 @@ func closed(ts *testscript.TestScript, _ bool, args []string) {
 	}
 	for _, line := range []string{
 		"apps info", "releases", "ps", "ps scale web=2", "ps restart", "config", "config set A=b", "config unset A", "config reveal A", "builds", "builds show 1",
-		"builds cancel", "logs", "rollback v1", "domains add shop.example.com", "egress", "egress allow db.example.com:5432", "build-secrets", "build-secrets set A=b",
+		"builds cancel", "logs", "logs --edge", "rollback v1", "domains add shop.example.com", "egress", "egress allow db.example.com:5432", "build-secrets", "build-secrets set A=b",
 		"cron", "verify", "run -- ls", "releases approve v1", "apps protect --approvals 1", "apps protect --approvals 0 --approve", "apps destroy --confirm " + args[0], "apps restore",
 	} {
 		words := strings.Fields(line)

@@ -79,6 +79,14 @@ func (e *edge) controlServer() *http.Server {
 		reply(w, http.StatusOK, bulwark.Drained{Left: left})
 	})
 	mux.HandleFunc("GET /stats", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, e.stats()) })
+	mux.HandleFunc("GET /requests", func(w http.ResponseWriter, r *http.Request) {
+		events, err := e.accessEvents(r)
+		if err != nil {
+			answer(w, err)
+			return
+		}
+		reply(w, http.StatusOK, events)
+	})
 	mux.HandleFunc("GET /patches", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, e.patches.stats()) })
 	mux.HandleFunc("GET /shield", func(w http.ResponseWriter, r *http.Request) {
 		s, err := e.shieldStats(r)

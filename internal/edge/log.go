@@ -20,6 +20,7 @@ type accessLog struct {
 	out     io.Writer
 	wake    chan struct{}
 	dropped atomic.Uint64
+	recent  recent
 
 	mu    sync.Mutex
 	lines []byte
@@ -78,6 +79,7 @@ func (l *accessLog) flush() {
 	l.mu.Unlock()
 	// A log that cannot be written is noticed by whoever reads it: it must not stop the serving.
 	_, _ = l.out.Write(lines)
+	l.recent.add(lines)
 	l.mu.Lock()
 	l.spare = lines[:0]
 	l.mu.Unlock()

@@ -121,4 +121,5 @@ func (s *Server) endpoints(a *api.API) {
 	api.Register(a, api.Op{ID: "run-probes", Method: post, Path: "/posture/run", Summary: "Have probes run now", Action: access.RunPosture}, s.runProbes)
 	api.Stream(a, api.Op{ID: "watch-operation", Method: get, Path: "/apps/{app}/operations/{operation}/events", Summary: "Follow an operation", Action: access.ReadOperation}, s.watch)
 	api.Stream(a, api.Op{ID: "read-logs", Method: get, Path: "/apps/{app}/logs", Summary: "Read logs", Action: access.ReadLogs}, s.logs)
+	api.Stream(a, api.Op{ID: "read-requests", Method: get, Path: "/apps/{app}/requests", Summary: "Read what the edge saw of requests", Action: access.ReadLogs}, s.requests)
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/bulwark-paas/bulwark"
 	"github.com/bulwark-paas/bulwark/client"
@@ -254,6 +255,54 @@ func (s *Server) logs(ctx context.Context, actor access.Actor, in *logsIn) (func
 		})
 		if err != nil && ctx.Err() == nil {
 			s.log.Debug("a log was not read to its end", "app", a.Name, "error", err)
+		}
+	}, nil
+}
+
+// requestsEvery is how often the edge is asked for requests that ended meanwhile.
+const requestsEvery = 250 * time.Millisecond
+
+// requests passes on what the edge saw of an app's requests.
+func (s *Server) requests(ctx context.Context, actor access.Actor, in *logsIn) (func(context.Context, func(any) error), error) {
+	a, err := app.ByName(ctx, s.db.Reader(), actor.Tenant(), in.App)
+	if err != nil {
+		return nil, err
+	}
+	seen, err := s.edge.AccessEvents(ctx, a.ID, 0, in.Tail)
+	if err != nil {
+		return nil, err
+	}
+	if in.Tail == 0 {
+		seen.Events = nil
+	}
+	return func(ctx context.Context, send func(any) error) {
+		for {
+			for _, e := range seen.Events {
+				if send(e) != nil {
+					return
+				}
+			}
+			if !in.Follow {
+				return
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(requestsEvery):
+			}
+			next, err := s.edge.AccessEvents(ctx, a.ID, seen.Next, 0)
+			switch {
+			case err != nil && ctx.Err() == nil:
+				seen.Events = nil // the edge is being replaced
+				continue
+			case err != nil:
+				return
+			case next.Next < seen.Next: // another edge, which began anew
+				if next, err = s.edge.AccessEvents(ctx, a.ID, 0, 0); err != nil {
+					next = bulwark.AccessEvents{}
+				}
+			}
+			seen = next
 		}
 	}, nil
 }

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -114,6 +115,13 @@ func (c *Client) Patches(ctx context.Context) (list []bulwark.PatchStats, err er
 func (c *Client) Shield(ctx context.Context, app bulwark.AppID) (s bulwark.ShieldStats, err error) {
 	err = c.do(ctx, "GET", "/shield?app="+string(app), nil, nil, &s)
 	return s, err
+}
+
+// AccessEvents returns an app's requests that ended, as far as the edge still knows them: the last so many of those at a place or after it, which is 0 or
+// what another call gave as Next.
+func (c *Client) AccessEvents(ctx context.Context, app bulwark.AppID, after uint64, most int) (e bulwark.AccessEvents, err error) {
+	err = c.do(ctx, "GET", "/requests?app="+string(app)+"&after="+strconv.FormatUint(after, 10)+"&most="+strconv.Itoa(most), nil, nil, &e)
+	return e, err
 }
 
 // leftHeader is in every answer of an edge that another one has taken over from: it did nothing of what it was asked.
