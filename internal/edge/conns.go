@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/bulwark-paas/bulwark"
 )
@@ -27,11 +28,13 @@ type conns struct {
 
 	mu     sync.Mutex // guards what follows
 	all    int
-	client map[netip.Addr]int
+	each   means
+	client map[netip.Addr]*purse
+	swept  time.Time // when purses of clients that are gone were looked through
 }
 
 func (e *edge) bounded(l net.Listener) net.Listener {
-	return &conns{Listener: l, e: e, client: map[netip.Addr]int{}}
+	return &conns{Listener: l, e: e, each: e.cfg.each, client: map[netip.Addr]*purse{}}
 }
 
 // Accept returns the next connection that there is room for. Others are reset: an answer would cost what they are after.
@@ -43,7 +46,11 @@ func (l *conns) Accept() (net.Conn, error) {
 		}
 		from, at := addressIn(c)
 		trusted := l.e.cfg.Upstreams.trusts(at)
-		if !l.e.cfg.Upstreams.admits(at) || !l.enter(from, trusted) {
+		var p *purse
+		if l.e.cfg.Upstreams.admits(at) {
+			p = l.enter(from, trusted)
+		}
+		if p == nil {
 			if t, ok := c.(*net.TCPConn); ok {
 				_ = t.SetLinger(0)
 			}
@@ -51,7 +58,9 @@ func (l *conns) Accept() (net.Conn, error) {
 			l.e.turnedAway.Add(1)
 			continue
 		}
-		return &clientConn{Conn: l.e.cfg.Upstreams.begin(c, at), of: l, from: from}, nil
+		cc := &clientConn{Conn: l.e.cfg.Upstreams.begin(c, at), of: l, from: from, purse: p}
+		cc.free.Store(trusted) // it brings what many clients send
+		return cc, nil
 	}
 }
 
@@ -65,25 +74,50 @@ func addressIn(c net.Conn) (from, at netip.Addr) {
 	return network(at), at
 }
 
-// enter counts a connection; an upstream has those of many clients.
-func (l *conns) enter(from netip.Addr, trusted bool) bool {
+// enter counts a connection, if there is room for it; an upstream has those of many clients.
+func (l *conns) enter(from netip.Addr, trusted bool) *purse {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	n := l.client[from]
+	p := l.client[from]
+	n := 0
+	if p != nil {
+		n = p.open
+	}
 	if n >= connsOfClient && !from.IsLoopback() && !trusted || l.all >= connsMost && n >= connsFew && !trusted || l.all >= connsMost+connsMost/8 {
-		return false
+		return nil
+	}
+	now := time.Now()
+	if p == nil {
+		l.sweep(now)
+		p = l.each.purse(now)
+		l.client[from] = p
 	}
 	l.all++
-	l.client[from] = n + 1
-	return true
+	p.open++
+	return p
 }
 
 func (l *conns) leave(from netip.Addr) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.all--
-	if l.client[from]--; l.client[from] <= 0 {
-		delete(l.client, from)
+	if p := l.client[from]; p != nil {
+		if p.open--; p.open <= 0 && p.full(time.Now()) {
+			delete(l.client, from)
+		}
+	}
+}
+
+// sweep forgets clients that are gone and owe nothing any more. The caller holds mu.
+func (l *conns) sweep(now time.Time) {
+	if now.Sub(l.swept) < time.Second {
+		return
+	}
+	l.swept = now
+	for from, p := range l.client {
+		if p.open <= 0 && p.full(now) {
+			delete(l.client, from)
+		}
 	}
 }
 
@@ -92,14 +126,44 @@ type clientConn struct {
 	net.Conn
 	of     *conns
 	from   netip.Addr
+	purse  *purse
 	closed atomic.Bool
 	turn   atomic.Bool // held while a handshake computes
+	free   atomic.Bool // what comes is not counted: it is an upstream's, or no HTTP any more
 }
 
 // Read gives the turn up, if a handshake has it: it waits for the client now.
 func (c *clientConn) Read(b []byte) (int, error) {
 	c.yield()
-	return c.Conn.Read(b)
+	n, err := c.Conn.Read(b)
+	if n > 0 && !c.free.Load() {
+		if wait := c.purse.spend(n, time.Now()); wait > 0 {
+			c.wait(wait)
+		}
+	}
+	return n, err
+}
+
+// wait sleeps, but not for longer than the connection is there.
+func (c *clientConn) wait(d time.Duration) {
+	const look = 100 * time.Millisecond
+	for ; d > 0 && !c.closed.Load(); d -= look {
+		time.Sleep(min(d, look))
+	}
+}
+
+// connKey is what a request's context has its connection by.
+type connKey struct{}
+
+// withConn has the contexts of a connection's requests know it.
+func withConn(ctx context.Context, c net.Conn) context.Context {
+	if t, ok := c.(*tls.Conn); ok {
+		c = t.NetConn()
+	}
+	if cc, ok := c.(*clientConn); ok {
+		return context.WithValue(ctx, connKey{}, cc)
+	}
+	return ctx
 }
 
 // Close is as [net.Conn] has it.

@@ -53,31 +53,31 @@ func (h halfway) Read(b []byte) (int, error) {
 
 // One network has so many connections and no more; where all are taken, who has few still gets one.
 func TestConnectionsAreBounded(t *testing.T) {
-	l := &conns{client: map[netip.Addr]int{}}
+	l := &conns{client: map[netip.Addr]*purse{}}
 	one := netip.MustParseAddr("192.0.2.1")
 	for range connsOfClient {
-		if !l.enter(one, false) {
+		if l.enter(one, false) == nil {
 			t.Fatal("refused before its bound")
 		}
 	}
-	if l.enter(one, false) {
+	if l.enter(one, false) != nil {
 		t.Error("one network may have more")
 	}
 	n := connsOfClient
 	for i := 0; n < connsMost; i++ {
 		many := netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})
 		for range 100 {
-			if n < connsMost && l.enter(many, false) {
+			if n < connsMost && l.enter(many, false) != nil {
 				n++
 			}
 		}
 	}
-	if l.enter(netip.AddrFrom4([4]byte{10, 0, 0, 0}), false) {
+	if l.enter(netip.AddrFrom4([4]byte{10, 0, 0, 0}), false) != nil {
 		t.Error("who has many gets another where all are taken")
 	}
 	few := 0
 	for i := range 100_000 {
-		if l.enter(netip.AddrFrom4([4]byte{11, byte(i >> 16), byte(i >> 8), byte(i)}), false) {
+		if l.enter(netip.AddrFrom4([4]byte{11, byte(i >> 16), byte(i >> 8), byte(i)}), false) != nil {
 			few++
 		}
 	}

@@ -59,6 +59,7 @@ type Config struct {
 	Logger *slog.Logger
 	// Firewall looks at requests; nil: one is made, of the rules as they come.
 	Firewall *waf.Firewall
+	each     means                          // for tests
 	observe  func(id string, v waf.Verdict) // of each look at a request; for tests
 	// Upstreams are the proxies in front that may say for whom they ask.
 	Upstreams Upstreams

@@ -80,7 +80,7 @@ func (x *exchange) readSmallBody() bool {
 	for got := start; got < len(x.head); {
 		k, err := x.r.Body.Read(x.head[got:])
 		got += k
-		x.in.Add(int64(k))
+		x.arrived(k)
 		if err != nil && got < len(x.head) {
 			x.fault = "request cut off"
 			return false

@@ -27,9 +27,10 @@ type exchange struct {
 	upgrade                  bool // the client asks for WebSocket
 	expects                  bool // the client waits for 100 Continue before it sends the body
 
-	app   *app
-	guard *guard
-	sight *sight // what is kept of the request for the firewall; nil: nothing
+	app    *app
+	guard  *guard
+	conned *clientConn // by which it came; nil in tests of parts
+	sight  *sight      // what is kept of the request for the firewall; nil: nothing
 	// What the firewall looked at before it let the request through, with the look, which goes on; nil where nobody waits for one.
 	look   *waf.Look
 	looked *waf.Request
@@ -79,7 +80,7 @@ func (e *edge) httpsServer() *http.Server {
 	return &http.Server{
 		Handler: &proxy{edge: e, pools: newExchanges()}, TLSConfig: config, Protocols: protocols,
 		ReadHeaderTimeout: readHeaderTime, IdleTimeout: keepAliveTime, MaxHeaderBytes: maxHeaderBytes,
-		ErrorLog: errorLog(e.cfg.Logger), DisableGeneralOptionsHandler: true, ConnState: e.count,
+		ErrorLog: errorLog(e.cfg.Logger), DisableGeneralOptionsHandler: true, ConnState: e.count, ConnContext: withConn,
 		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 100, MaxReadFrameSize: 16384, SendPingTimeout: clientStallTime,
 			PingTimeout: 15 * time.Second, WriteByteTimeout: clientStallTime},
 	}
@@ -104,6 +105,7 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			x.yield()
 		}
 	}()
+	x.conned, _ = r.Context().Value(connKey{}).(*clientConn)
 	x.id = newRequestID()
 	x.client = p.edge.cfg.Upstreams.client(addressOf(r.RemoteAddr), r.Header)
 	p.edge.requests.Add(1)
@@ -118,6 +120,9 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x.endLook()
 	x.sighted()
 	x.letGo()
+	if x.conned != nil && r.Context().Err() == nil { // not one that was taken back
+		x.conned.purse.earn(purseEarned + x.out>>6) // a client tells how much of an answer it has taken
+	}
 	if x.app != nil {
 		x.app.count(x.status)
 	}
@@ -128,6 +133,14 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.pools.states.Put(x)
 	if aborted {
 		panic(http.ErrAbortHandler) // the documented way to break the connection off without a clean end
+	}
+}
+
+// arrived counts bytes of the request's body.
+func (x *exchange) arrived(n int) {
+	x.in.Add(int64(n))
+	if x.conned != nil {
+		x.conned.purse.earn(int64(n) + int64(n)/4) // and what framed them
 	}
 }
 

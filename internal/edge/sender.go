@@ -117,7 +117,7 @@ func (s *sender) run() {
 	for {
 		n, err := s.x.readBody(rc, (*buf)[chunkRoom:len(*buf)-chunkTail], s.answering.Load())
 		if n > 0 {
-			s.x.in.Add(int64(n))
+			s.x.arrived(n)
 			if !s.write(s.piece(*buf, n)) {
 				return
 			}

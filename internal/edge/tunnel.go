@@ -27,6 +27,9 @@ func (x *exchange) tunnel(resp *http.Response, stop func() bool) {
 	// Counted before the hijack: from then on the server does not wait for us any more.
 	x.e.upgraded.Add(1)
 	defer x.e.upgraded.Done()
+	if x.conned != nil {
+		x.conned.free.Store(true)
+	}
 	client, buffered, err := http.NewResponseController(x.w).Hijack()
 	if err != nil {
 		x.fault = "no hijack"
