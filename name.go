@@ -150,7 +150,7 @@ func (n HostName) Wildcard() (below HostName, is bool) {
 // Above returns what a host name has after its first label; empty if it has but one, or the first is not well formed.
 func (n HostName) Above() HostName {
 	first, rest, _ := strings.Cut(string(n), ".")
-	if first == "" || first[0] == '-' || first[len(first)-1] == '-' {
+	if first == "" || len(first) > 63 || first[0] == '-' || first[len(first)-1] == '-' {
 		return ""
 	}
 	return HostName(rest)

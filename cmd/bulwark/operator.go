@@ -65,7 +65,7 @@ func (o *upOptions) flags(cmd *cobra.Command) {
 	f.StringVar(&o.ACME.DNSKey, "acme-dns-key", "", "file with the key for it, as tsig-keygen writes it")
 	f.StringVar(&o.NameServer, "name-server", "", "name server that is asked whose a claimed host name is, ADDRESS:PORT, or \"host\" for those that this machine asks (default host)")
 	f.StringVar(&o.Upstreams.From, "upstreams", "", "proxies in front that may say for whom they ask: networks with commas between them, \"cloudflare\", or \"none\" (default none)")
-	f.StringVar(&o.Upstreams.Header, "upstreams-header", "", "header in which they say it: "+strings.Join(install.ClientHeaders(), ", ")+" (default X-Forwarded-For)")
+	f.StringVar(&o.Upstreams.Header, "upstreams-header", "", "header in which they say it: "+strings.Join(install.ClientHeaders(), ", ")+" (default X-Forwarded-For, with cloudflare Cf-Connecting-Ip)")
 	f.StringVar(&o.proxyProtocol, "upstreams-proxy-protocol", "", "their connections begin with a PROXY header: on or off (default off)")
 	f.StringVar(&o.onlyUpstreams, "upstreams-only", "", "nobody else may connect: on or off (default off)")
 	f.Uint16Var(&o.Ports.HTTP, "http-port", 0, "port for http (default 80)")

@@ -24,7 +24,7 @@ import (
 // Bounds of what is taken.
 const (
 	MaxCertificates = 10
-	MaxBytes        = 32 << 10
+	MaxBytes        = 16 << 10
 	minRSA          = 2048 // bits; more than maxRSA takes a server long for each handshake
 	maxRSA          = 4096
 )

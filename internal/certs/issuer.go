@@ -18,6 +18,7 @@ import (
 	"net/http"
 	"net/url"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -36,7 +37,8 @@ type issuer struct {
 	at     certsapi.Authority
 	email  string
 	key    string
-	client *acmez.Client
+	client *acmez.Client // proves names by what leads here
+	set    *acmez.Client // proves names by records; nil if none can be set
 	kept   certmagic.Storage
 	failed func(names []string, err error) // is told why a certificate was not issued
 
@@ -65,7 +67,14 @@ func newIssuer(at certsapi.Authority, email string, kept certmagic.Storage, solv
 	i.client = &acmez.Client{Client: &acme.Client{Directory: at.Directory, UserAgent: agent, PollTimeout: 3 * time.Minute,
 		HTTPClient: &http.Client{Timeout: time.Minute, Transport: &http.Transport{TLSClientConfig: t, TLSHandshakeTimeout: 20 * time.Second,
 			ResponseHeaderTimeout: 40 * time.Second, MaxIdleConnsPerHost: 4, IdleConnTimeout: time.Minute, ForceAttemptHTTP2: true}}},
-		ChallengeSolvers: solvers}
+		ChallengeSolvers: map[string]acmez.Solver{}}
+	for t, s := range solvers {
+		if t == acme.ChallengeTypeDNS01 {
+			i.set = &acmez.Client{Client: i.client.Client, ChallengeSolvers: map[string]acmez.Solver{t: s}}
+		} else {
+			i.client.ChallengeSolvers[t] = s
+		}
+	}
 	return i, nil
 }
 
@@ -94,7 +103,7 @@ func (i *issuer) issue(ctx context.Context, csr *x509.CertificateRequest) (*cert
 			return nil, err
 		}
 		params.Replaces = replaces
-		chains, err := i.client.ObtainCertificate(ctx, params)
+		chains, err := i.obtain(ctx, params, csr.DNSNames)
 		p, _ := errors.AsType[acme.Problem](err)
 		switch {
 		case err == nil && len(chains) > 0:
@@ -110,6 +119,33 @@ func (i *issuer) issue(ctx context.Context, csr *x509.CertificateRequest) (*cert
 			return nil, err
 		}
 	}
+}
+
+// obtain has a name proven by what leads here, and if that fails by a record; a pattern by a record alone. They are two clients: acmez gives an order up as soon as a
+// challenge cannot be presented, and records can be set of some names only.
+func (i *issuer) obtain(ctx context.Context, params acmez.OrderParameters, names []string) ([]acme.Certificate, error) {
+	pattern := slices.ContainsFunc(names, func(n string) bool { return strings.HasPrefix(n, "*.") })
+	if i.set != nil && (pattern || len(i.client.ChallengeSolvers) == 0) {
+		return i.set.ObtainCertificate(ctx, params)
+	}
+	chains, err := i.client.ObtainCertificate(ctx, params)
+	p, told := errors.AsType[acme.Problem](err)
+	if err == nil || i.set == nil || ctx.Err() != nil || told && !validation(p) {
+		return chains, err
+	}
+	if chains, rerr := i.set.ObtainCertificate(ctx, params); rerr == nil {
+		return chains, nil
+	}
+	return nil, err // what is wrong with the way here says more
+}
+
+// validation tells that an authority could not convince itself, as against not wanting to be asked.
+func validation(p acme.Problem) bool {
+	switch strings.TrimPrefix(p.Type, acme.ProblemTypeNamespace) {
+	case "rateLimited", "accountDoesNotExist", "alreadyReplaced", "malformed", "badNonce", "rejectedIdentifier", "unsupportedIdentifier", "externalAccountRequired", "userActionRequired", "serverInternal":
+		return false
+	}
+	return true
 }
 
 // current is the certificate that a new one will replace (RFC 9773 §5), nil if there is none of this authority's.

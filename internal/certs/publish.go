@@ -110,6 +110,9 @@ func (m *manager) picture() (list []bulwark.Certificate, states []certsapi.Statu
 func (m *manager) best(name bulwark.HostName, now time.Time) *certmagic.Certificate {
 	var best *certmagic.Certificate
 	for _, c := range m.cache.AllMatchingCertificates(string(name)) {
+		if !slices.Contains(c.Names, string(name)) { // a pattern's is for whoever has the pattern
+			continue
+		}
 		if c.Leaf == nil || now.After(c.Leaf.NotAfter) || best != nil && !c.Leaf.NotAfter.After(best.Leaf.NotAfter) {
 			continue
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -80,5 +81,32 @@ func TestRecords(t *testing.T) {
 	must(b.shown("www.example.org"))(t)
 	if bytes.Contains(must(os.ReadFile(filepath.Join(b.dir, "certs.db")))(t), []byte(server.Key)) {
 		t.Fatal("the key was kept")
+	}
+}
+
+// That records can be set of some names keeps no other from being proven by what leads here, and one that does not lead here is proven by a record.
+func TestRecordsBeside(t *testing.T) {
+	server := must(acmetest.StartNames(t.TempDir(), "example.org"))(t)
+	t.Cleanup(func() { server.Stop() })
+	for name, to := range map[string]string{"_acme-challenge.away": "away.auth.example.org."} {
+		if err := server.Set("example.org", name+".example.org", dns.TypeCNAME, to); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := server.Set("example.org", "away.example.org", dns.TypeA, "127.0.0.2"); err != nil {
+		t.Fatal(err)
+	}
+	b := newBed(t, func(c *acmetest.Config) { c.Names = server })
+	b.run()
+	hosts := []bulwark.HostName{"away.example.org"}
+	for i := range 6 {
+		hosts = append(hosts, bulwark.HostName("h"+strconv.Itoa(i)+".example.org"))
+	}
+	if err := b.keep.Order(certsapi.Orders{Hosts: hosts, Authorities: []certsapi.Authority{{Directory: b.ca.Directory, Roots: b.ca.Roots}},
+		Updates: &certsapi.Updates{Server: server.Address, KeyName: server.NarrowKeyName, Algorithm: "hmac-sha256.", Key: server.NarrowKey}, NameServer: server.Address}); err != nil {
+		t.Fatal(err)
+	}
+	for _, h := range hosts {
+		b.until(string(h), time.Minute, b.serves(h))
 	}
 }

@@ -156,7 +156,7 @@ func TestSocketReachesOnlyWhatIsRegistered(t *testing.T) {
 	go greet(l1, "one")
 	l2 := two.listen(fmt.Sprintf("127.0.0.1:%d", port(l1))) // the same address and port, in another world
 	go greet(l2, "two")
-	e1, e2 := entry(one, port(l1), "one.example.org", "www.example.org", "*.wild.example.org"), entry(two, port(l2), "two.example.org")
+	e1, e2 := entry(one, port(l1), "one.example.org", "www.example.org", "*.wild.example.org"), entry(two, port(l2), "two.example.org", "own.wild.example.org")
 	for _, e := range []Entry{e1, e2} {
 		if err := s.node.Register(ctx, e); err != nil {
 			t.Fatal(err)
@@ -192,6 +192,7 @@ func TestSocketReachesOnlyWhatIsRegistered(t *testing.T) {
 		"host below":          {e1.Registration.Instance, "a.one.example.org", bulwark.DialDenied},
 		"no such instance":    {bulwark.NewInstanceID(), "one.example.org", bulwark.DialUnknown},
 		"no instance at all":  {"", "one.example.org", bulwark.DialUnknown},
+		"another's own":       {e1.Registration.Instance, "own.wild.example.org", bulwark.DialDenied},
 		"below a pattern":     {e1.Registration.Instance, "a.any.wild.example.org", bulwark.DialDenied},
 		"above a pattern":     {e1.Registration.Instance, "wild.example.org", bulwark.DialDenied},
 		"another's pattern":   {e2.Registration.Instance, "any.wild.example.org", bulwark.DialDenied},

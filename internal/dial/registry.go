@@ -15,6 +15,7 @@ import (
 // target is a registered instance. It is immutable; netns may be closed under it, which its users notice safely since
 // an os.File counts those who use its descriptor.
 type target struct {
+	app     bulwark.AppID
 	address netip.AddrPort
 	hosts   map[bulwark.HostName]struct{}
 	netns   *os.File
@@ -53,7 +54,7 @@ func (r *registry) newTarget(reg bulwark.Registration, netns *os.File) (*target,
 	if st.Dev == r.home.Dev && st.Ino == r.home.Ino {
 		return nil, bulwark.Invalid("The instance's network namespace is that of the platform.", "Register its own one.")
 	}
-	t := &target{address: netip.AddrPortFrom(ip.Unmap(), reg.Port), netns: netns, hosts: make(map[bulwark.HostName]struct{}, len(reg.Hosts))}
+	t := &target{app: reg.App, address: netip.AddrPortFrom(ip.Unmap(), reg.Port), netns: netns, hosts: make(map[bulwark.HostName]struct{}, len(reg.Hosts))}
 	for _, h := range reg.Hosts {
 		t.hosts[h] = struct{}{}
 	}
@@ -107,11 +108,23 @@ func (r *registry) find(id bulwark.InstanceID, host bulwark.HostName) (*target, 
 		return t, ""
 	}
 	if above := host.Above(); above != "" {
-		if _, claimed := t.hosts["*."+above]; claimed {
+		if _, claimed := t.hosts["*."+above]; claimed && !r.anothers(t.app, host) {
 			return t, ""
 		}
 	}
 	return nil, bulwark.DialDenied
+}
+
+// anothers tells that an instance of another app has a host for itself: it is no part of a pattern then.
+func (r *registry) anothers(app bulwark.AppID, host bulwark.HostName) bool {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	for _, t := range r.targets {
+		if _, has := t.hosts[host]; has && t.app != app {
+			return true
+		}
+	}
+	return false
 }
 
 // after lists up to n ids in order, beginning behind id.

@@ -197,7 +197,7 @@ func TestPattern(t *testing.T) {
 			}
 		}
 		// Over a connection that is for some name below it.
-		for _, host := range []string{"-x.wild.example.org", ".wild.example.org", "*.wild.example.org", "a.b.wild.example.org"} {
+		for _, host := range []string{strings.Repeat("x", 64) + ".wild.example.org", "-x.wild.example.org", ".wild.example.org", "*.wild.example.org", "a.b.wild.example.org"} {
 			req, _ := http.NewRequest("GET", "https://x.wild.example.org/", nil)
 			req.Host = host
 			if resp, err := r.client(h2).Do(req); err == nil {

@@ -253,11 +253,14 @@ func (x *exchange) passes() bool {
 			x.decline(bulwark.RefusedDeny, pageDenied)
 			return false
 		}
+		if !x.metered(c, at) {
+			return false
+		}
 		if c.shield.Maintenance == bulwark.MaintenanceOn {
 			x.refuse(pageMaintenance)
 			return false
 		}
-		if !x.metered(c, at) || !x.challenged(c, at) {
+		if !x.challenged(c, at) {
 			return false
 		}
 	}

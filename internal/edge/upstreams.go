@@ -88,13 +88,14 @@ func hop(s string) (netip.Addr, bool) {
 	return a.Unmap().WithZone(""), err == nil
 }
 
-// forwardedFor lists the "for" of each hop (RFC 7239 §5.2); one without is an empty one.
+// forwardedFor lists the "for" of each hop (RFC 7239 §5.2); one without is an empty one. It is split without regard to quotes: no address has what it is
+// split at, and a quote that a client leaves open must not hide what a proxy wrote behind it.
 func forwardedFor(values []string) []string {
 	var out []string
 	for _, v := range values {
-		for _, element := range splitOutside(v, ',') {
+		for _, element := range strings.Split(v, ",") {
 			who := ""
-			for _, pair := range splitOutside(element, ';') {
+			for _, pair := range strings.Split(element, ";") {
 				k, val, _ := strings.Cut(strings.TrimSpace(pair), "=")
 				if strings.EqualFold(k, "for") {
 					who = strings.Trim(val, `"`)
@@ -104,20 +105,4 @@ func forwardedFor(values []string) []string {
 		}
 	}
 	return out
-}
-
-// splitOutside splits at what is not within quotes.
-func splitOutside(s string, at byte) []string {
-	var out []string
-	quoted, begin := false, 0
-	for i := range len(s) {
-		switch {
-		case s[i] == '"':
-			quoted = !quoted
-		case s[i] == at && !quoted:
-			out = append(out, s[begin:i])
-			begin = i + 1
-		}
-	}
-	return append(out, s[begin:])
 }

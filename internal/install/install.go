@@ -275,6 +275,9 @@ func (i *Installation) merge(opt Options) error {
 	set(&i.ACME.DNS, opt.ACME.DNS, "")
 	set(&i.ACME.DNSKey, opt.ACME.DNSKey, "")
 	set(&i.Upstreams.From, opt.Upstreams.From, NoUpstreams)
+	if opt.Upstreams.From != "" && opt.Upstreams.Header == "" { // whoever is named anew says it in their own way
+		opt.Upstreams.Header = opt.Upstreams.usualHeader()
+	}
 	set(&i.Upstreams.Header, opt.Upstreams.Header, ClientHeaders()[0])
 	set(&i.Upstreams.Proxy, opt.Upstreams.Proxy, Off)
 	set(&i.Upstreams.Only, opt.Upstreams.Only, Off)

@@ -84,6 +84,14 @@ func ParseUpstreams(s string) ([]netip.Prefix, error) {
 	return out, nil
 }
 
+// usualHeader is where those that are named say for whom they ask. Cloudflare also connects for programs of its other customers, which choose their X-Forwarded-For.
+func (u Upstreams) usualHeader() string {
+	if strings.Contains(strings.ToLower(u.From), Cloudflare) {
+		return "Cf-Connecting-Ip"
+	}
+	return ClientHeaders()[0]
+}
+
 // check refuses what cannot be meant.
 func (u Upstreams) check() error {
 	from, err := ParseUpstreams(u.From)

@@ -23,6 +23,7 @@ import (
 
 	"github.com/bulwark-paas/bulwark"
 	"github.com/bulwark-paas/bulwark/internal/atomicfile"
+	"github.com/bulwark-paas/bulwark/internal/node/ledger"
 )
 
 // authority issues the certificates of the installation's own domain. Its root is constrained by name (RFC 5280 §4.2.1.10)
@@ -189,11 +190,10 @@ func (a *authority) issue(name bulwark.HostName, wildcard bulwark.HostName, dns 
 
 // all returns the certificates that the edge serves, for the hosts that are claimed now: those that people brought, and for the others one that
 // nobody vouches for, until an authority has issued another.
-func (a *authority) all(hosts []bulwark.HostName, brought map[bulwark.HostName]bulwark.Certificate) ([]bulwark.Certificate, error) {
-	out := []bulwark.Certificate{a.leaf}
+func (a *authority) all(hosts []bulwark.HostName, brought map[bulwark.HostName]ledger.Brought) ([]bulwark.Certificate, error) {
+	out := append([]bulwark.Certificate{a.leaf}, gathered(hosts, brought)...)
 	for _, h := range hosts {
-		if c, ok := brought[h]; ok {
-			out = append(out, c)
+		if _, ok := brought[h]; ok {
 			continue
 		}
 		c, ok := a.claimed[h]
@@ -231,7 +231,7 @@ func (n *Node) publish(ctx context.Context) {
 		var certs []bulwark.Certificate
 		var wanted []bulwark.HostName
 		if err == nil {
-			var brought map[bulwark.HostName]bulwark.Certificate
+			var brought map[bulwark.HostName]ledger.Brought
 			brought, wanted = n.brought.now(ctx, n.ledger, hosts, time.Now(), n.config.Log)
 			certs, err = n.authority.all(hosts, brought)
 		}

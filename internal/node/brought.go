@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"crypto/x509"
 	"log/slog"
 	"slices"
 	"sync"
@@ -17,41 +18,69 @@ const replaceBefore = 7 * 24 * time.Hour
 
 // brought are the certificates that people brought, as they were last read.
 type brought struct {
-	mu     sync.Mutex // guards states
+	mu     sync.Mutex // guards what follows
 	states map[bulwark.HostName]certsapi.Status
+	served map[bulwark.HostName]ledger.Brought
 }
 
-// now returns those that are good at a time, by host name, and for which hosts authorities are to be asked.
-func (b *brought) now(ctx context.Context, l *ledger.Ledger, hosts []bulwark.HostName, at time.Time, log *slog.Logger) (map[bulwark.HostName]bulwark.Certificate, []bulwark.HostName) {
+// now returns those that are good at a time, for the hosts that each is for, and for which hosts authorities are to be asked. What cannot be read is as it was.
+func (b *brought) now(ctx context.Context, l *ledger.Ledger, hosts []bulwark.HostName, at time.Time, log *slog.Logger) (map[bulwark.HostName]ledger.Brought, []bulwark.HostName) {
 	all, err := l.Certificates(ctx)
 	if err != nil && ctx.Err() == nil {
-		log.Error("a certificate that somebody brought is not served", "error", err)
+		log.Error("a certificate that somebody brought cannot be read", "error", err)
 	}
-	out, best := map[bulwark.HostName]bulwark.Certificate{}, map[bulwark.HostName]ledger.Brought{}
-	states := map[bulwark.HostName]certsapi.Status{}
+	good := func(c ledger.Brought) bool { return !at.Before(c.Leaf.NotBefore) && !at.After(c.Leaf.NotAfter) }
+	served, states := map[bulwark.HostName]ledger.Brought{}, map[bulwark.HostName]certsapi.Status{}
 	for _, c := range all { // who brought one last means that one, unless its time is over
 		for _, h := range c.Hosts {
-			if _, ok := out[h]; ok && (at.Before(c.Leaf.NotBefore) || at.After(c.Leaf.NotAfter)) {
+			if _, ok := served[h]; ok && !good(c) {
 				continue
 			}
-			best[h] = c
 			states[h] = certsapi.Status{Host: h, Stage: certsapi.Brought, Issuer: c.Leaf.Issuer.String(), NotBefore: c.Leaf.NotBefore.UTC(), NotAfter: c.Leaf.NotAfter.UTC(), RenewAt: c.Leaf.NotAfter.Add(-30 * 24 * time.Hour).UTC()}
-			if at.Before(c.Leaf.NotBefore) || at.After(c.Leaf.NotAfter) {
-				continue
-			}
-			out[h] = bulwark.Certificate{Chain: c.Chain, Key: c.Key, Names: []bulwark.HostName{h}}
-			if below, is := h.Wildcard(); is {
-				out[h] = bulwark.Certificate{Chain: c.Chain, Key: c.Key, Wildcard: below}
+			if good(c) {
+				served[h] = c
 			}
 		}
 	}
 	b.mu.Lock()
-	b.states = states
-	b.mu.Unlock()
-	return out, slices.DeleteFunc(slices.Clone(hosts), func(h bulwark.HostName) bool {
-		_, ok := out[h]
-		return ok && at.Before(best[h].Leaf.NotAfter.Add(-replaceBefore))
+	defer b.mu.Unlock()
+	if err != nil {
+		for _, h := range hosts {
+			if c, was := b.served[h]; was && served[h].Leaf == nil && good(c) {
+				served[h], states[h] = c, b.states[h]
+			}
+		}
+	}
+	b.served, b.states = served, states
+	return served, slices.DeleteFunc(slices.Clone(hosts), func(h bulwark.HostName) bool {
+		c, ok := served[h]
+		return ok && at.Before(c.Leaf.NotAfter.Add(-replaceBefore))
 	})
+}
+
+// gathered has each certificate once, with all the hosts that it is served for, in the order of hosts; of patterns it names one.
+func gathered(hosts []bulwark.HostName, served map[bulwark.HostName]ledger.Brought) []bulwark.Certificate {
+	var out []bulwark.Certificate
+	place := map[*x509.Certificate]int{}
+	for _, h := range hosts {
+		c, ok := served[h]
+		if !ok {
+			continue
+		}
+		at, there := place[c.Leaf]
+		below, pattern := h.Wildcard()
+		if !there || pattern && out[at].Wildcard != "" {
+			at = len(out)
+			place[c.Leaf] = at
+			out = append(out, bulwark.Certificate{Chain: c.Chain, Key: c.Key})
+		}
+		if pattern {
+			out[at].Wildcard = below
+		} else {
+			out[at].Names = append(out[at].Names, h)
+		}
+	}
+	return out
 }
 
 // over puts how those stand in the place of what is said of authorities' ones.

@@ -91,6 +91,7 @@ func (n *Node) routes() http.Handler {
 		}
 		return r, err
 	})
+	verb(n, mux, "whose", n.whose)
 	verb(n, mux, "graces", n.graces)
 	verb(n, mux, "nonce", func(ctx context.Context, in nodeapi.Push) (*nodeapi.Nonce, error) {
 		seed, err := n.ledger.Nonce(ctx, in.App)

@@ -347,6 +347,16 @@ func (s *Server) setting(ctx context.Context, actor access.Actor, in *appSignedI
 			return struct{}{}, err
 		}
 	}
+	if st := unverified(in.Body.Envelope); st.Kind == statement.KindDomainAdd {
+		var d statement.Domain
+		if err := json.Unmarshal(st.Body, &d); err != nil {
+			return struct{}{}, bulwark.Invalid("The statement names no host.", "Use a bulwark command of the same version as the server.")
+		}
+		// Before the inbox: what the DNS takes is nobody else's time.
+		if err := s.node.Call(ctx, "whose", nodeapi.Whose{App: a.ID, Host: d.Host}, nil); err != nil {
+			return struct{}{}, err
+		}
+	}
 	_, err = s.submit(ctx, in.Body.Envelope, a.ID, s.set, statement.KindDomainAdd, statement.KindDomainRemove, statement.KindBuildSecret,
 		statement.KindEgressAllow, statement.KindEgressDeny, statement.KindShieldSet, statement.KindCertAdd, statement.KindCertRemove)
 	if err != nil {

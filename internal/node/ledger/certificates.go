@@ -3,6 +3,7 @@ package ledger
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"crypto/x509"
 	"database/sql"
 	"encoding/pem"
@@ -66,8 +67,30 @@ func (l *Ledger) addCertificate(tx *sql.Tx, app *App, b statement.CertAdd) error
 	if _, err := tx.Exec(`DELETE FROM certificate WHERE app = ? AND name = ?`, app.ID, name); err != nil {
 		return err
 	}
+	if err := roomOf(tx, app, len(b.Chain), `SELECT coalesce(sum(length(c.chain)), 0) FROM certificate c JOIN app a ON a.id = c.app JOIN project p ON p.id = a.project WHERE p.org = ?`); err != nil {
+		return err
+	}
 	_, err = tx.Exec(`INSERT INTO certificate (app, name, chain, sealed) VALUES (?,?,?,?)`, app.ID, name, b.Chain, b.Key.Set[name]) // as the last one
 	return err
+}
+
+// maxToEdge bounds, in bytes, what an organisation's apps have the edge told: it is told all of everybody's in one message.
+const maxToEdge = 2 << 20
+
+// roomOf refuses what is more than an organisation may have together; held says how much there is without it.
+func roomOf(tx *sql.Tx, app *App, more int, held string, args ...any) error {
+	org, _, err := appPlace(tx, app.ID)
+	if err != nil {
+		return err
+	}
+	var n int
+	if err := tx.QueryRow(held, append([]any{org}, args...)...).Scan(&n); err != nil {
+		return err
+	}
+	if n+more > maxToEdge {
+		return bulwark.Fail(bulwark.KindTooLarge, fmt.Sprintf("The apps of an organisation keep at most %d KB of this at the edge.", maxToEdge>>10), "Remove what is not needed any more.", nil)
+	}
+	return nil
 }
 
 // removeCertificate takes away what covers a host name.
@@ -155,14 +178,38 @@ func (l *Ledger) Certificates(ctx context.Context) (out []Brought, first error) 
 		if err := rows.Err(); err != nil {
 			return err
 		}
+		l.openedMu.Lock()
+		defer l.openedMu.Unlock()
+		kept := map[[sha256.Size]byte]*Brought{}
+		hosts := map[bulwark.AppID][]bulwark.HostName{}
 		for _, r := range all {
-			b, err := l.brought(tx, r.app, r.name, r.chain, r.sealed)
-			if err != nil {
-				first = cmp.Or(first, fmt.Errorf("%s of %s: %w", r.name, r.app, err))
-				continue
+			sum := sha256.Sum256(append(append([]byte(r.app), r.sealed...), r.chain...))
+			b := l.opened[sum]
+			if b == nil {
+				var err error
+				if b, err = l.brought(tx, r.app, r.name, r.chain, r.sealed); err != nil {
+					first = cmp.Or(first, fmt.Errorf("%s of %s: %w", r.name, r.app, err))
+					continue
+				}
 			}
-			out = append(out, *b)
+			kept[sum] = b
+			mine, known := hosts[r.app]
+			if !known {
+				if mine, err = l.hosts(tx, &App{ID: r.app}); err != nil {
+					return err
+				}
+				mine = mine[1:]
+				hosts[r.app] = mine
+			}
+			c := *b
+			for _, h := range mine {
+				if certchain.Covers(c.Leaf, h) {
+					c.Hosts = append(c.Hosts, h)
+				}
+			}
+			out = append(out, c)
 		}
+		l.opened = kept
 		return nil
 	})
 	if err != nil {
@@ -171,6 +218,7 @@ func (l *Ledger) Certificates(ctx context.Context) (out []Brought, first error) 
 	return out, first
 }
 
+// brought opens one; its hosts are not there yet.
 func (l *Ledger) brought(tx *sql.Tx, id bulwark.AppID, name bulwark.ConfigName, text, sealed []byte) (*Brought, error) {
 	app, err := appByID(tx, id)
 	if err != nil {
@@ -179,15 +227,6 @@ func (l *Ledger) brought(tx *sql.Tx, id bulwark.AppID, name bulwark.ConfigName, 
 	b := &Brought{Chain: text}
 	if b.Leaf, err = leafOf(text); err != nil {
 		return nil, err
-	}
-	hosts, err := l.hosts(tx, app)
-	if err != nil {
-		return nil, err
-	}
-	for _, h := range hosts[1:] {
-		if certchain.Covers(b.Leaf, h) {
-			b.Hosts = append(b.Hosts, h)
-		}
 	}
 	k, _, err := l.secret(tx, app.Project)
 	if err != nil {

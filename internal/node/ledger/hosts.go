@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"context"
 	"crypto/sha256"
 	"database/sql"
 	"encoding/base32"
@@ -115,4 +116,23 @@ func (l *Ledger) claimHost(tx *sql.Tx, p *Principal, app *App, host bulwark.Host
 // howToProve says which record to set.
 func (l *Ledger) howToProve(host bulwark.HostName, org bulwark.OrgID) string {
 	return fmt.Sprintf("Set the DNS record %s TXT %q, and run the command again.", ProofName(host), ProofWord(l.Node(), org))
+}
+
+// errAsked undoes what was only asked for.
+var errAsked = errors.New("ledger: only asked")
+
+// ProofNeeded tells whether the DNS has to say that a host is an app's before a claim of it counts.
+func (l *Ledger) ProofNeeded(ctx context.Context, id bulwark.AppID, host bulwark.HostName) (needed bool, err error) {
+	err = l.db.Tx(ctx, func(tx *sql.Tx) error {
+		app, err := appByID(tx, id)
+		if err != nil {
+			return err
+		}
+		_, needed = errors.AsType[*Unproven](l.claimHost(tx, &Principal{}, app, host, Named{}, &Receipt{}))
+		return errAsked
+	})
+	if errors.Is(err, errAsked) {
+		err = nil
+	}
+	return needed, err
 }

@@ -13,11 +13,13 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/hmac"
+	"crypto/sha256"
 	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -45,6 +47,9 @@ type Ledger struct {
 
 	logSigner note.Signer // of the audit log's checkpoints
 	logKey    string
+
+	openedMu sync.Mutex // guards opened
+	opened   map[[sha256.Size]byte]*Brought
 }
 
 // Config is what a ledger needs.

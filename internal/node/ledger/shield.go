@@ -25,6 +25,11 @@ func setShield(tx *sql.Tx, app *App, c bulwark.ShieldChange) error {
 	if err != nil {
 		return err
 	}
+	if len(next.Pages) > 0 {
+		if err := roomOf(tx, app, len(b), `SELECT coalesce(sum(length(s.body)), 0) FROM shield s JOIN app a ON a.id = s.app JOIN project p ON p.id = a.project WHERE p.org = ? AND a.id <> ?`, app.ID); err != nil {
+			return err
+		}
+	}
 	_, err = tx.Exec(`INSERT INTO shield (app, body) VALUES (?,?) ON CONFLICT DO UPDATE SET body = excluded.body`, app.ID, string(b))
 	return err
 }
@@ -74,6 +79,43 @@ func (l *Ledger) Shields(ctx context.Context) ([]bulwark.Shielded, error) {
 		}
 		s.Hosts = append(s.Hosts, bulwark.HostName(name)+"."+l.domain)
 		out = append(out, s)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return l.belowPatterns(ctx, out)
+}
+
+// belowPatterns adds the hosts of apps without a shield of their own that are part of another app's pattern: else the pattern's shield would be theirs.
+func (l *Ledger) belowPatterns(ctx context.Context, out []bulwark.Shielded) ([]bulwark.Shielded, error) {
+	rows, err := l.db.Reader().QueryContext(ctx, `SELECT host.host, host.app FROM host JOIN app ON app.id = host.app WHERE app.destroyed = 0
+		AND EXISTS (SELECT 1 FROM host WHERE host LIKE '*.%') AND NOT EXISTS (SELECT 1 FROM shield WHERE shield.app = app.id) ORDER BY host.app, host.host`)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	patterns := map[bulwark.HostName]bool{}
+	for _, s := range out {
+		for _, h := range s.Hosts {
+			if _, is := h.Wildcard(); is {
+				patterns[h] = true
+			}
+		}
+	}
+	for rows.Next() {
+		var h bulwark.HostName
+		var app bulwark.AppID
+		if err := rows.Scan(&h, &app); err != nil {
+			return nil, err
+		}
+		if !patterns["*."+h.Above()] {
+			continue
+		}
+		if n := len(out); n > 0 && out[n-1].App == app {
+			out[n-1].Hosts = append(out[n-1].Hosts, h)
+		} else {
+			out = append(out, bulwark.Shielded{App: app, Hosts: []bulwark.HostName{h}})
+		}
 	}
 	return out, rows.Err()
 }

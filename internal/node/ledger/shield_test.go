@@ -49,3 +49,30 @@ func TestShield(t *testing.T) {
 		t.Errorf("of an app that is gone: %v", err)
 	}
 }
+
+// A host of another app's that is part of a pattern with a shield is told with its own, which is none: the pattern's is not for it.
+func TestShieldOfAPattern(t *testing.T) {
+	b := open(t)
+	p := b.enrol()
+	many, one, away := b.app(p, "many"), b.app(p, "one"), b.app(p, "away")
+	for host, app := range map[bulwark.HostName]bulwark.AppID{"*.example.net": many, "www.example.net": one, "api.example.net": one, "a.b.example.net": away, "www.example.com": away} {
+		b.must(p, statement.KindDomainAdd, app, statement.Domain{Host: host})
+	}
+	shields := func() map[bulwark.AppID]bulwark.Shielded {
+		all, err := b.Shields(b.ctx())
+		ok(t, err)
+		out := map[bulwark.AppID]bulwark.Shielded{}
+		for _, s := range all {
+			out[s.App] = s
+		}
+		return out
+	}
+	if got := shields(); len(got) != 0 {
+		t.Fatal(got)
+	}
+	b.must(p, statement.KindShieldSet, many, statement.Shield{Change: bulwark.ShieldChange{Maintenance: bulwark.MaintenanceOn}})
+	got := shields()
+	if len(got) != 2 || got[many].Shield.Maintenance != bulwark.MaintenanceOn || got[one].Shield.Maintenance != "" || !slices.Equal(got[one].Hosts, []bulwark.HostName{"api.example.net", "www.example.net"}) {
+		t.Fatalf("%+v", got)
+	}
+}

@@ -39,6 +39,12 @@ type Receipt struct {
 	Chain *statement.ChainRef `json:"chain,omitempty"`
 }
 
+// Whose has the DNS asked whose a host name is, before an app's claim of it is submitted.
+type Whose struct {
+	App  bulwark.AppID    `json:"app"`
+	Host bulwark.HostName `json:"host"`
+}
+
 // Accepted asks what became of a document: the receipt if it was accepted, or not found.
 type Accepted struct {
 	Digest bulwark.Digest `json:"digest"`
