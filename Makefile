@@ -10,13 +10,14 @@ OUT ?= $(CURDIR)/build
 # The engine is linked into the one binary; these are its parts that Bulwark does not use.
 TAGS := no_cri,no_zfs,no_btrfs,no_devmapper,no_tracing,no_fs_access
 # Programs that the platform starts beside itself, and those that go into builders and instances.
+LDFLAGS := -s -w
 BUILDER := ./cmd/bulwark-builder ./cmd/bulwark-static
 HELPERS := $(filter-out $(BUILDER),$(wildcard ./cmd/bulwark-*))
 # git tells the version. It is also asked in a clone that is not root's own, where git by itself refuses to answer root.
 GOBUILD := umask 022; GIT_CONFIG_COUNT=1 GIT_CONFIG_KEY_0=safe.directory GIT_CONFIG_VALUE_0=$(CURDIR) CGO_ENABLED=0 \
-	$(GO) build -trimpath -buildvcs=auto -ldflags '-s -w'
+	$(GO) build -trimpath -buildvcs=auto -ldflags '$(LDFLAGS)'
 
-.PHONY: help build up down uninstall test bench machine check release root
+.PHONY: help build up down uninstall test bench bench-edge machine check release root
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -64,6 +65,14 @@ bench: root bench-deps engine-tools ## as root: the numbers of docs/numbers.md. 
 	@bases=$$($(MAKE) --no-print-directory -s bases | tail -n 1) && \
 		cd e2e && BULWARK_BIN_DIR=$(BENCHBUILD) BULWARK_ENGINE_BIN=$(ENGINE_BIN) BULWARK_BASES=$$bases \
 		$(BENCHBUILD)/bench -test.run '^TestBench$$' -test.timeout 2h -only '$(ONLY)' -runs $(RUNS) -nginx $(BENCH_NGINX) -json '$(if $(JSON),$(abspath $(JSON)))'
+
+bench-edge: root bench-edge-deps engine-tools ## as root: the edge beside nginx, HAProxy, ModSecurity and a plain proxy in Go. ONLY=get,waf; RUNS; JSON
+	@$(MAKE) --no-print-directory build OUT=$(BENCHBUILD)
+	$(GO) test -c -tags bench -o $(BENCHBUILD)/bench ./e2e
+	@bases=$$($(MAKE) --no-print-directory -s bases | tail -n 1) && \
+		cd e2e && BULWARK_BIN_DIR=$(BENCHBUILD) BULWARK_ENGINE_BIN=$(ENGINE_BIN) BULWARK_BASES=$$bases \
+		$(BENCHBUILD)/bench -test.run '^TestBenchEdge$$' -test.timeout 2h -only '$(ONLY)' -runs $(RUNS) -nginx $(BENCH_PEERS)/usr/sbin/nginx -peers $(BENCH_PEERS) \
+		-json '$(if $(JSON),$(abspath $(JSON)))'
 
 # A whole machine, as a release's user has one: a virtual one, of Debian 12, without a network.
 # With KVM it takes minutes; where there is none that runs Debian's kernel, the machine is emulated, which takes hours.

@@ -2,6 +2,7 @@ package bulwark
 
 import (
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -25,7 +26,38 @@ type Shield struct {
 	Maintenance MaintenanceMode `json:"maintenance,omitempty"`
 	// Pages are shown in the place of the edge's own, as HTML that can load nothing and run nothing.
 	Pages map[PageName]string `json:"pages,omitempty"`
+	// Backend is what the app's instances are spoken to by; the zero value is BackendHTTP1.
+	Backend Backend `json:"backend,omitempty"`
+	// ClientCA has who comes show a certificate of these authorities.
+	ClientCA ClientCA `json:"clientCA,omitempty"`
+	// HSTS says for how long browsers keep to HTTPS.
+	HSTS HSTSPolicy `json:"hsts,omitempty"`
+	// Loosened are the headers in which the app has the last word.
+	Loosened []SecurityHeader `json:"loosened,omitempty"`
+	// CSP is what pages have as content security policy beside the app's own.
+	CSP CSPolicy `json:"csp,omitempty"`
 }
+
+// Backend is the protocol by which the edge speaks to an app's instances.
+type Backend string
+
+// The protocols. WebSockets come by HTTP/1.1 in either case.
+const (
+	BackendHTTP1 Backend = "http1" // HTTP/1.1
+	BackendH2C   Backend = "h2c"   // HTTP/2 without TLS, with prior knowledge (RFC 9113 §3.3), as gRPC servers want it
+)
+
+// ParseBackend checks s.
+func ParseBackend(s string) (Backend, error) {
+	switch b := Backend(s); b {
+	case BackendHTTP1, BackendH2C:
+		return b, nil
+	}
+	return "", Invalid(fmt.Sprintf("An app cannot be spoken to by %s.", quote(s)), "It is http1 or h2c.")
+}
+
+// UnmarshalText implements [encoding.TextUnmarshaler] by ParseBackend.
+func (b *Backend) UnmarshalText(t []byte) error { return parseInto(b, t, ParseBackend) }
 
 // TLSPolicy says what an app is spoken to by; the zero value is TLSIntermediate.
 type TLSPolicy string
@@ -187,6 +219,24 @@ func (e Exclusion) String() string {
 	return s
 }
 
+// LearnedExclusion is an exclusion that would have spared requests which the firewall took for attacks, and passed on. Whether they were some is for people to say.
+type LearnedExclusion struct {
+	Exclusion
+	Message  string `json:"message"`  // the rule's
+	Requests int    `json:"requests"` // that met it
+	Answered int    `json:"answered"` // of them, those that the app answered with a status of 2xx or 3xx
+	Clients  int    `json:"clients"`  // networks that they came from; 16 stands for more, too
+	Example  string `json:"example"`  // id of one
+}
+
+// Ordinary says that the app took the requests for ordinary ones, and that several clients sent them.
+func (l LearnedExclusion) Ordinary() bool {
+	return l.Clients >= ordinaryClients && l.Answered*10 >= l.Requests*9
+}
+
+// ordinaryClients is from how many networks requests come that are the app's own: an attacker has some, too.
+const ordinaryClients = 3
+
 // ShieldChange is what somebody wants changed of a Shield; what is not set stays.
 type ShieldChange struct {
 	WAF       WAFMode        `json:"waf,omitempty"`
@@ -199,6 +249,13 @@ type ShieldChange struct {
 	Include   []Exclusion    `json:"include,omitempty"` // takes exclusions back
 	TLS       TLSPolicy      `json:"tls,omitempty"`
 	Challenge ChallengeMode  `json:"challenge,omitempty"`
+	Backend   Backend        `json:"backend,omitempty"`
+	ClientCA  ClientCA       `json:"clientCA,omitempty"` // ClientCAOff takes them away
+
+	HSTS   HSTSPolicy       `json:"hsts,omitempty"`
+	Loosen []SecurityHeader `json:"loosen,omitempty"`
+	Keep   []SecurityHeader `json:"keep,omitempty"` // takes that back
+	CSP    CSPolicy         `json:"csp,omitempty"`  // CSPOff takes it away
 
 	Maintenance MaintenanceMode     `json:"maintenance,omitempty"`
 	Pages       map[PageName]string `json:"pages,omitempty"` // an empty one goes
@@ -223,6 +280,7 @@ func (s Shield) With(c ShieldChange) (Shield, error) {
 	if c.isZero() {
 		return s, Invalid("Nothing of the shield would change.", "Say what shall.")
 	}
+	var err error
 	if c.WAF != "" {
 		s.WAF = c.WAF
 	}
@@ -232,10 +290,30 @@ func (s Shield) With(c ShieldChange) (Shield, error) {
 	if c.Challenge != "" {
 		s.Challenge = c.Challenge
 	}
+	if c.Backend != "" {
+		s.Backend = c.Backend
+	}
+	if c.ClientCA == ClientCAOff {
+		s.ClientCA = ""
+	} else if c.ClientCA != "" {
+		if s.ClientCA, err = ParseClientCA(string(c.ClientCA)); err != nil {
+			return s, err
+		}
+	}
+	if c.HSTS != "" {
+		s.HSTS = c.HSTS
+	}
+	if c.CSP == CSPOff {
+		s.CSP = ""
+	} else if c.CSP != "" {
+		s.CSP = c.CSP
+	}
+	s.Loosened = slices.DeleteFunc(slices.Concat(s.Loosened, c.Loosen), func(h SecurityHeader) bool { return slices.Contains(c.Keep, h) })
+	slices.Sort(s.Loosened)
+	s.Loosened = slices.Compact(s.Loosened)
 	if c.Maintenance != "" {
 		s.Maintenance = c.Maintenance
 	}
-	var err error
 	if s.Pages, err = pages(s.Pages, c.Pages); err != nil {
 		return s, err
 	}
@@ -270,8 +348,18 @@ func (s Shield) With(c ShieldChange) (Shield, error) {
 	return s, nil
 }
 
-func (c ShieldChange) isZero() bool {
-	return c.WAF == "" && c.TLS == "" && c.Challenge == "" && c.Maintenance == "" && len(c.Pages)+len(c.Limit)+len(c.Unlimit)+len(c.Allow)+len(c.Deny)+len(c.Forget)+len(c.Exclude)+len(c.Include) == 0
+func (c ShieldChange) isZero() bool { return says(c) == "" }
+
+// IsDefault says that nothing of the shield was chosen.
+func (s Shield) IsDefault() bool { return says(s) == "" }
+
+// says is what v has set, of a struct whose fields are all left out of its JSON where they are not.
+func says(v any) string {
+	b, err := json.Marshal(v)
+	if err != nil || string(b) == "{}" {
+		return ""
+	}
+	return string(b)
 }
 
 func (s Shield) limits(c ShieldChange) ([]RateLimit, error) {
@@ -360,20 +448,25 @@ type Refusal string
 
 // The refusals.
 const (
-	RefusedDeny      Refusal = "deny"        // the client's network is denied
-	RefusedLimit     Refusal = "limit"       // more requests than are let through
-	RefusedChallenge Refusal = "challenge"   // it has not computed what it was asked to
-	RefusedWAF       Refusal = "waf"         // taken for an attack
-	NotedWAF         Refusal = "waf-noted"   // taken for an attack, and passed on
-	SkippedWAF       Refusal = "waf-skipped" // not looked at: too much else was to be done
-	RefusedBusy      Refusal = "busy"        // the app has more to do than it can
-	RefusedFlood     Refusal = "flood"       // the app was sent more than its share of what the edge can do
+	RefusedDeny        Refusal = "deny"        // the client's network is denied
+	RefusedCertificate Refusal = "certificate" // the client has shown none that the app asks for
+	RefusedLimit       Refusal = "limit"       // more requests than are let through
+	RefusedChallenge   Refusal = "challenge"   // it has not computed what it was asked to
+	RefusedWAF         Refusal = "waf"         // taken for an attack
+	NotedWAF           Refusal = "waf-noted"   // taken for an attack, and passed on
+	SkippedWAF         Refusal = "waf-skipped" // not looked at: too much else was to be done
+	RefusedBusy        Refusal = "busy"        // the app has more to do than it can
+	RefusedFlood       Refusal = "flood"       // the app was sent more than its share of what the edge can do
 )
 
 // ShieldStats is what the edge noted for an app in the last hour.
 type ShieldStats struct {
 	Counts   map[Refusal]int `json:"counts"`
 	Examples []ShieldExample `json:"examples"` // the newest first, a few for each reason
+	// Learned are the exclusions that the app's traffic would need to pass in WAFBlock, since the edge began.
+	Learned []LearnedExclusion `json:"learned,omitempty"`
+	// CSP is what pages loaded since CSPReport was chosen, or the edge began; nil without it.
+	CSP []CSPSource `json:"csp,omitempty"`
 }
 
 // ShieldExample is a request that was refused or noted.
@@ -408,6 +501,24 @@ func (c ShieldChange) String() string {
 	}
 	if c.Challenge != "" {
 		words = append(words, "challenge "+string(c.Challenge))
+	}
+	if c.Backend != "" {
+		words = append(words, "backend "+string(c.Backend))
+	}
+	if c.ClientCA != "" {
+		words = append(words, "client-ca "+c.ClientCA.String())
+	}
+	if c.HSTS != "" {
+		words = append(words, "hsts "+string(c.HSTS))
+	}
+	for _, h := range c.Loosen {
+		words = append(words, "loosen "+string(h))
+	}
+	for _, h := range c.Keep {
+		words = append(words, "keep "+string(h))
+	}
+	if c.CSP != "" {
+		words = append(words, "csp "+string(c.CSP))
 	}
 	if c.Maintenance != "" {
 		words = append(words, "maintenance "+string(c.Maintenance))

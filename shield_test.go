@@ -51,6 +51,12 @@ func TestShieldWith(t *testing.T) {
 	step(bulwark.ShieldChange{Forget: net("10.0.0.0/8"), Include: []bulwark.Exclusion{{Rule: 1}}},
 		bulwark.Shield{WAF: bulwark.WAFBlock, Limits: s.Limits, Exclude: []bulwark.Exclusion{{Rule: 2, Arg: "q"}}})
 
+	step(bulwark.ShieldChange{HSTS: bulwark.HSTSPreload, Loosen: []bulwark.SecurityHeader{bulwark.HeaderReferrer, bulwark.HeaderFrame, bulwark.HeaderFrame}, CSP: "img-src *", Backend: bulwark.BackendH2C},
+		bulwark.Shield{WAF: bulwark.WAFBlock, Limits: s.Limits, Exclude: s.Exclude, HSTS: bulwark.HSTSPreload, Loosened: []bulwark.SecurityHeader{bulwark.HeaderReferrer, bulwark.HeaderFrame},
+			CSP: "img-src *", Backend: bulwark.BackendH2C})
+	step(bulwark.ShieldChange{Keep: []bulwark.SecurityHeader{bulwark.HeaderReferrer}, CSP: bulwark.CSPOff},
+		bulwark.Shield{WAF: bulwark.WAFBlock, Limits: s.Limits, Exclude: s.Exclude, HSTS: bulwark.HSTSPreload, Loosened: []bulwark.SecurityHeader{bulwark.HeaderFrame}, Backend: bulwark.BackendH2C})
+
 	many := make([]netip.Prefix, 0, 2000)
 	for i := range 2000 {
 		many = append(many, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), 32))
@@ -134,5 +140,18 @@ func TestPages(t *testing.T) {
 	}
 	if err := json.Unmarshal([]byte(`{"maintenance":"maybe"}`), &c); err == nil {
 		t.Error("maintenance is on or off")
+	}
+}
+
+func TestParseCSPolicy(t *testing.T) {
+	for _, s := range []string{"report", "off", "default-src 'self'", "default-src 'none'; ; img-src *;", "Upgrade-Insecure-Requests"} {
+		if _, err := bulwark.ParseCSPolicy(s); err != nil {
+			t.Error(s, err)
+		}
+	}
+	for _, s := range []string{"", ";", "none", "default-src 'self', script-src *", "default-src\r\nX: y", "img-src é", "report-uri https://example.org", strings.Repeat("img-src *; ", 500)} {
+		if _, err := bulwark.ParseCSPolicy(s); err == nil {
+			t.Errorf("%.40q is taken", s)
+		}
 	}
 }

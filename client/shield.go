@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"io"
 	"net/http"
 	"time"
 
@@ -19,6 +20,30 @@ type AppShield struct {
 func (c *Client) Shield(ctx context.Context, app bulwark.AppName) (AppShield, error) {
 	return ask[AppShield](ctx, c, http.MethodGet, "/apps/"+esc(string(app))+"/shield", nil)
 }
+
+// Metrics returns what the edge counted: of an app, or of all and the edge itself if it is empty. The form is the one that accept asks for as a scraper's
+// header Accept does; kind says which it is. Empty: Prometheus' text.
+func (c *Client) Metrics(ctx context.Context, app bulwark.AppName, accept string) (kind string, body []byte, err error) {
+	path := "/metrics"
+	if app != "" {
+		path = "/apps/" + esc(string(app)) + path
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base+"/v1"+path, nil)
+	if err != nil {
+		return "", nil, err
+	}
+	req.Header.Set("Accept", accept)
+	res, err := c.send(ctx, req)
+	if err != nil {
+		return "", nil, err
+	}
+	defer res.Body.Close()
+	body, err = io.ReadAll(io.LimitReader(res.Body, maxMetrics))
+	return res.Header.Get("Content-Type"), body, err
+}
+
+// maxMetrics bounds what is read of metrics, in bytes.
+const maxMetrics = 64 << 20
 
 // VirtualPatch is a virtual patch, and how it stands.
 type VirtualPatch struct {

@@ -26,27 +26,39 @@ import (
 	"github.com/bulwark-paas/bulwark/internal/node/nodeapi"
 )
 
-// The flags of `make bench`.
+// The flags of `make bench` and `make bench-edge`.
 var (
-	benchOnly = flag.String("only", "", "measures to take, with commas between; default all")
-	benchRuns = flag.Int("runs", 10, "how often each thing is measured")
-	benchJSON = flag.String("json", "", "also write the results to this file")
-	benchPeer = flag.String("nginx", "", "path of nginx, which is measured beside")
+	benchOnly  = flag.String("only", "", "measures to take, with commas between; default all")
+	benchRuns  = flag.Int("runs", 10, "how often each thing is measured")
+	benchJSON  = flag.String("json", "", "also write the results to this file")
+	benchPeer  = flag.String("nginx", "", "path of nginx, which is measured beside")
+	benchPeers = flag.String("peers", "", "directory in which Debian's packages of what the edge is measured beside are unpacked")
 )
+
+// measure is one of those that -only names.
+type measure struct {
+	name  string
+	take  func(*bench) error
+	asked bool // it is taken only when it is named
+}
 
 // TestBench is `make bench`: it takes the numbers on an installation of its own and prints one table. Nothing here fails
 // because it is slow; it fails when something that is measured does not work.
 func TestBench(t *testing.T) {
+	// Memory first: it wants an installation that has seen nothing.
+	take(t, []measure{{name: "memory", take: benchMemory}, {name: "start", take: benchStart}, {name: "push", take: benchPush}, {name: "rollout", take: benchRollout},
+		{name: "edge", take: benchEdge}, {name: "audit", take: benchAudit}, {name: "flood", take: benchFlood}, {name: "posture", take: benchPosture},
+		{name: "hundred", take: benchHundred}})
+}
+
+// take takes those of the measures that are wanted, and prints the table.
+func take(t *testing.T, all []measure) {
 	b := &bench{t: t, on: shared, work: t.TempDir()}
 	known := []string{}
 	wanted := strings.FieldsFunc(*benchOnly, func(r rune) bool { return r == ',' || r == ' ' })
-	// Memory first: it wants an installation that has seen nothing.
-	for _, m := range []struct {
-		name string
-		take func(*bench) error
-	}{{"memory", benchMemory}, {"start", benchStart}, {"push", benchPush}, {"rollout", benchRollout}, {"edge", benchEdge}, {"audit", benchAudit}, {"flood", benchFlood}, {"posture", benchPosture}, {"hundred", benchHundred}} {
+	for _, m := range all {
 		known = append(known, m.name)
-		if len(wanted) > 0 && !slices.Contains(wanted, m.name) {
+		if len(wanted) > 0 && !slices.Contains(wanted, m.name) || len(wanted) == 0 && m.asked {
 			continue
 		}
 		began := time.Now()

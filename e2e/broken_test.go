@@ -59,7 +59,7 @@ var breakages = map[string][]breakage{
 		{"internal/edge/certs.go", "		SessionTicketsDisabled: true,\n", ""},
 		{"internal/edge/certs.go", "[]tls.CurveID{tls.X25519MLKEM768, ", "[]tls.CurveID{"},
 	},
-	"headers": {{"internal/edge/page.go", "if _, set := h[name]; !set {", "if _, set := h[name]; !set && name != \"X-Content-Type-Options\" {"}},
+	"headers": {{"internal/edge/headers.go", "for i, name := range p.own.names {", "for i, name := range p.own.names {\nif name == \"X-Content-Type-Options\" {\ncontinue\n}"}},
 	"floods": {
 		{"internal/edge/limit.go", "over > 0 {", "over > 0 && l == nil {"},
 		{"internal/edge/edge.go", "readHeaderTime  = 10 * time.Second", "readHeaderTime  = 10 * time.Minute"},

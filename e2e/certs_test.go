@@ -137,7 +137,7 @@ func bring(ts *testscript.TestScript, _ bool, args []string) {
 		return made, key
 	}
 	root, signer := make(&x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "A customer"}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}, nil, nil)
-	leaf, key := make(&x509.Certificate{SerialNumber: big.NewInt(2), DNSNames: args[3:], ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}, root, signer)
+	leaf, key := make(&x509.Certificate{SerialNumber: big.NewInt(2), DNSNames: args[3:], ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}}, root, signer)
 	secret, err := x509.MarshalPKCS8PrivateKey(key)
 	ts.Check(err)
 	for path, b := range map[string]*pem.Block{args[0]: {Type: "CERTIFICATE", Bytes: leaf.Raw}, args[1]: {Type: "PRIVATE KEY", Bytes: secret}, args[2]: {Type: "CERTIFICATE", Bytes: root.Raw}} {

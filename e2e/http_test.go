@@ -12,6 +12,8 @@ import (
 	"strings"
 	"time"
 
+	quicgo "github.com/quic-go/quic-go"
+	"github.com/quic-go/quic-go/http3"
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
@@ -47,6 +49,8 @@ type wanted struct {
 	status int
 	match  string
 	host   string
+	// headers are sent as they are written.
+	headers []string
 }
 
 func request(ts *testscript.TestScript, neg bool, scheme string, args []string) {
@@ -57,15 +61,35 @@ func request(ts *testscript.TestScript, neg bool, scheme string, args []string) 
 	flags.IntVar(&w.status, "status", 200, "")
 	flags.StringVar(&w.match, "match", "", "")
 	flags.StringVar(&w.host, "host", "", "")
-	own := flags.Bool("own", false, "") // a certificate of the edge's own making will do, as a name has that no authority was asked for
+	flags.Func("header", "", func(s string) error { w.headers = append(w.headers, s); return nil })
+	cert := flags.String("cert", "", "") // CHAIN:KEY, which the client shows
+	quic := flags.Bool("h3", false, "")  // by HTTP/3
+	own := flags.Bool("own", false, "")  // a certificate of the edge's own making will do, as a name has that no authority was asked for
 	if err := flags.Parse(args); err != nil || flags.NArg() < 3 || flags.NArg() > 4 {
-		ts.Fatalf("usage: %s [-until D] [-status N] [-match RE] [-host H [-own]] METHOD APP PATH [BODY] (%v)", scheme, err)
+		ts.Fatalf("usage: %s [-until D] [-status N] [-match RE] [-host H [-own]] [-header 'NAME: VALUE']... [-cert CHAIN:KEY] [-h3] METHOD APP PATH [BODY] (%v)", scheme, err)
 	}
 	t, err := of(ts).on.transport(true)
 	ts.Check(err)
 	defer t.CloseIdleConnections()
 	t.TLSClientConfig.InsecureSkipVerify = *own
-	client := &http.Client{Transport: t, Timeout: 40 * time.Second, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	if chain, key, ok := strings.Cut(*cert, ":"); ok {
+		pair, err := tls.LoadX509KeyPair(ts.MkAbs(chain), ts.MkAbs(key))
+		ts.Check(err)
+		t.TLSClientConfig.Certificates = []tls.Certificate{pair}
+	}
+	var by http.RoundTripper = t
+	if *quic {
+		q := &http3.Transport{TLSClientConfig: t.TLSClientConfig, Dial: func(ctx context.Context, addr string, c *tls.Config, config *quicgo.Config) (*quicgo.Conn, error) {
+			_, port, err := net.SplitHostPort(addr)
+			if err != nil {
+				return nil, err
+			}
+			return quicgo.DialAddr(ctx, "127.0.0.1:"+port, c, config)
+		}}
+		defer q.Close()
+		by = q
+	}
+	client := &http.Client{Transport: by, Timeout: 40 * time.Second, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	a := flags.Args()
 	host := w.host
 	if host == "" {
@@ -93,6 +117,10 @@ func ask(client *http.Client, method, url, body string, w wanted) (text, head st
 	req, err := http.NewRequest(method, url, strings.NewReader(body))
 	if err != nil {
 		return "", "", err
+	}
+	for _, h := range w.headers {
+		k, v, _ := strings.Cut(h, ": ")
+		req.Header.Add(k, v)
 	}
 	res, err := client.Do(req)
 	if err != nil {

@@ -8,9 +8,11 @@
 #
 #   make deps           installs the Debian packages that are missing
 #   make bench-deps     the same for `make bench`, and brings nginx to measure beside
+#   make bench-edge-deps  the same for `make bench-edge`, and brings what the edge is measured beside
 #   make engine-tools   builds the engine's programs unless they are there, and prints their directory
 #   make check-tools    the same for linters and packagers
-#   make test-tools     the same for what the tests alone run: a container registry, a certificate authority with its name server
+#   make test-tools     the same for what the tests alone run: a container registry, a certificate authority with its name server; and
+#                       beside them, in corpus/, the attacks and harmless texts that the firewall is measured with
 #   $(ENGINE_BIN)       that directory, $(CHECK_BIN) and $(TEST_BIN) the other ones. They are computed on first use: name them in recipes.
 
 BULWARK_CACHE ?= /var/cache/bulwark
@@ -22,7 +24,17 @@ DEPS_PACKAGES := gcc libc6-dev pkg-config libseccomp-dev git openssh-client mmde
 TEST_PACKAGES := systemd shellcheck testssl.sh chromium-headless-shell knot
 ENGINE_MODULES := runc runsc shim buildkit
 CHECK_MODULES := golangci-lint govulncheck nfpm
-TEST_MODULES := registry pebble h2spec
+TEST_MODULES := registry pebble h2spec corpus
+# Data of these packages: attacks, and texts in several languages. They are unpacked and not installed.
+CORPUS_PACKAGES := wfuzz fortunes fortunes-min fortunes-de fortunes-it fortunes-es fortunes-br fortunes-pl
+# Its place is beside that of the programs.
+corpus-fetch = echo "fetching what the firewall is measured with" >&2; mkdir $$new/corpus $$new/deb; \
+	cp -r --no-preserve=mode $$(cd $(TOOLS_DIR)/corpus && GOFLAGS=-mod=readonly GOWORK=off $(GO) mod download -json github.com/wallarm/gotestwaf | \
+		sed -n 's/.*"Dir": "\(.*\)".*/\1/p')/testcases $$new/corpus/gotestwaf; \
+	(cd $$new/deb && { apt-get -q -o APT::Sandbox::User=root download $(CORPUS_PACKAGES) || \
+		{ apt-get -q update && apt-get -q -o APT::Sandbox::User=root download $(CORPUS_PACKAGES); }; } >&2 && for d in *.deb; do dpkg-deb -x $$d .; done); \
+	cp -r $$new/deb/usr/share/wfuzz/wordlist/Injections $$new/corpus/wfuzz; mkdir $$new/corpus/fortunes; \
+	cp -rL $$new/deb/usr/share/games/fortunes* $$new/corpus/fortunes; rm -rf $$new/deb
 
 # The tags and the static, position-independent link of runc are those of its own Makefile, less libpathrs (a Rust
 # library that Debian 12 does not have; runc then takes its own Go code for the same checks).
@@ -50,7 +62,7 @@ ENGINE_KEY = $(eval ENGINE_KEY := $(shell cd $(TOOLS_DIR) && { $(GO) version; $(
 	echo $(RUNC_FLAGS) $(SHIM_FLAGS) $(BUILDKIT_FLAGS) $(BUILDKIT_PROXY); cat $(foreach m,$(ENGINE_MODULES),$m/go.mod $m/go.sum); } | sha256sum | cut -c1-16))$(ENGINE_KEY)
 CHECK_KEY = $(eval CHECK_KEY := $(shell cd $(TOOLS_DIR) && { $(GO) version; $(GO) env GOOS GOARCH; \
 	cat $(foreach m,$(CHECK_MODULES),$m/go.mod $m/go.sum); } | sha256sum | cut -c1-16))$(CHECK_KEY)
-TEST_KEY = $(eval TEST_KEY := $(shell cd $(TOOLS_DIR) && { $(GO) version; $(GO) env GOOS GOARCH; \
+TEST_KEY = $(eval TEST_KEY := $(shell cd $(TOOLS_DIR) && { $(GO) version; $(GO) env GOOS GOARCH; echo $(CORPUS_PACKAGES); \
 	cat $(foreach m,$(TEST_MODULES),$m/go.mod $m/go.sum); } | sha256sum | cut -c1-16))$(TEST_KEY)
 ENGINE_BIN = $(BULWARK_CACHE)/tools/$(ENGINE_KEY)/bin
 CHECK_BIN = $(BULWARK_CACHE)/tools/$(CHECK_KEY)/bin
@@ -89,6 +101,20 @@ bench-deps: deps
 		mkdir -p $(BULWARK_CACHE)/bench && mv -T nginx $(BULWARK_CACHE)/bench/nginx; \
 	fi
 
+# What the edge is measured beside, with the libraries that it alone needs: unpacked, and not installed, as nginx above.
+.PHONY: bench-edge-deps
+BENCH_PEERS := $(BULWARK_CACHE)/bench/peers
+PEER_PACKAGES := nginx haproxy libnginx-mod-http-modsecurity libnginx-mod-http-ndk libmodsecurity3 modsecurity-crs libfuzzy2 libgeoip1 liblua5.3-0 \
+	libmaxminddb0 libyajl2 libcurl3-gnutls libxml2 libopentracing-c-wrapper0 libopentracing1
+bench-edge-deps: DEPS_PACKAGES += nghttp2-client libpcre2-8-0 libssl3 zlib1g libsystemd0 libcrypt1 linux-perf
+bench-edge-deps: deps
+	@if ! test -x $(BENCH_PEERS)/usr/sbin/haproxy; then \
+		umask 022; new=$$(mktemp -d $(BULWARK_CACHE)/peers.XXXXXX); trap 'rm -rf "$$new"' EXIT; chmod 0755 "$$new"; \
+		cd "$$new" && apt-get -q -o APT::Sandbox::User=root download $(PEER_PACKAGES) && \
+		for p in *.deb; do dpkg-deb -x "$$p" peers || exit 1; done && \
+		mkdir -p $(BULWARK_CACHE)/bench && mv -T peers $(BENCH_PEERS); \
+	fi
+
 # A virtual machine.
 .PHONY: machine-deps
 machine-deps: DEPS_PACKAGES += qemu-system-x86
@@ -114,7 +140,8 @@ test-tools:
 	$(call go-build,registry,0,registry,github.com/distribution/distribution/v3/cmd/registry,-ldflags '-s -w'); \
 	$(call go-build,pebble,0,pebble,github.com/letsencrypt/pebble/v2/cmd/pebble,-ldflags '-s -w'); \
 	$(call go-build,pebble,0,pebble-challtestsrv,github.com/letsencrypt/pebble/v2/cmd/pebble-challtestsrv,-ldflags '-s -w'); \
-	$(call go-build,h2spec,0,h2spec,github.com/summerwind/h2spec/cmd/h2spec,-ldflags '-s -w'))
+	$(call go-build,h2spec,0,h2spec,github.com/summerwind/h2spec/cmd/h2spec,-ldflags '-s -w'); \
+	$(corpus-fetch))
 
 # Base images for tests and for a release, made once; "bulwark bases make" does the same on a server. Prints their directory;
 # with ARCHIVE=DIR it writes them into one file there, for "bulwark bases add".

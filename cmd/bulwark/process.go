@@ -109,6 +109,18 @@ func (c *child) listener(name string) (net.Listener, error) {
 	return l, err
 }
 
+// packetConn takes a socket for datagrams.
+func (c *child) packetConn(name string) (net.PacketConn, error) {
+	files := c.files[name]
+	if len(files) == 0 {
+		return nil, bulwark.Fail(bulwark.KindInvalid, fmt.Sprintf("The socket %s was not handed over.", name), "Processes are started by bulwark up.", nil)
+	}
+	p, err := net.FilePacketConn(files[0])
+	files[0].Close()
+	delete(c.files, name)
+	return p, err
+}
+
 func (c *child) unixListener(name string) (*net.UnixListener, error) {
 	l, err := c.listener(name)
 	if err != nil {
@@ -173,7 +185,7 @@ func runNode(ctx context.Context, c *child) error {
 		Recovery: filepath.Join(i.Root, "RECOVERY-KEY.txt"), EngineBin: i.EngineBin, Libexec: libexec, Bases: i.Bases,
 		CA: authorities(os.Getenv("SSL_CERT_FILE")), Router: i.RouterNamespacePath(),
 		Leaving: network.Leaving{Table: i.HostTable(), Egress: i.User(install.Egress), Names: i.User(install.Resolver), Certs: i.User(install.Certs),
-			Upstreams: proxies.From, Platform: slices.Sorted(maps.Values(i.Declared()))}, Cgroup: "/" + i.CgroupName(), BuildCgroup: "/" + i.BuildCgroupName(),
+			Upstreams: proxies.From, Platform: slices.Sorted(maps.Values(i.Declared())), Datagrams: []uint16{i.Ports.HTTPS}}, Cgroup: "/" + i.CgroupName(), BuildCgroup: "/" + i.BuildCgroupName(),
 		Sockets: node.Sockets{Containerd: i.Socket(install.ContainerdSocket), Dial: i.Socket(install.DialNode),
 			Egress: i.Socket(install.EgressControl), Resolver: i.Socket(install.ResolverControl), EdgeCerts: i.Socket(install.EdgeCerts)},
 		Workers: cell.UserRange{First: i.User(install.Workers), Count: install.WorkerCount}, BuildDisk: int64(i.BuildDisk) * 1e6, Grace: i.Grace.Duration(),
@@ -351,6 +363,9 @@ func runEdge(ctx context.Context, c *child) error {
 		if *dst, err = c.unixListener(name); err != nil {
 			return err
 		}
+	}
+	if cfg.QUIC, err = c.packetConn("quic"); err != nil {
+		return err
 	}
 	i := c.inst
 	cfg.ServerUID, cfg.NodeUID, cfg.DialUID, cfg.CertsUID = i.User(install.Server), 0, i.User(install.Dial), i.User(install.Certs)

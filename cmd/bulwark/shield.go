@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -31,10 +32,16 @@ named stays. The settings:
   limit RATE|off           let so many requests through, such as 50r/s, 300r/m or 1000r/h; --per client (the default)
                            or --per app, --path /login for what is at a path and below it
   tls modern|intermediate  TLS 1.3 alone, or TLS 1.2 too (the default)
+  backend h2c|http1        speak HTTP/2 to the app's processes, as gRPC wants it, or HTTP/1.1 (the default)
+  client-ca FILE|off       let in who shows a certificate of these authorities (PEM), or everybody
+  hsts on|preload|off      have browsers keep to HTTPS for two years (the default), offer that for their lists, or have them forget it
+  loosen|keep HEADER       let the app make a security header looser than ours, or stricter alone (the default)
+  csp POLICY|report|off    give pages this content security policy, have browsers tell what one has to allow, or neither (the default)
   challenge on|off         have browsers compute for a moment before they are let in; programs are refused
   allow NETWORK            neither deny nor a limit is about this network
   deny NETWORK|all         refuse this network, or everybody who is not allowed
   forget NETWORK|all       take a network from both lists
+  learn show|accept        show which exclusions the app's own traffic would need, as the firewall saw it in detect, or take those that look ordinary
   exclude RULE             have a rule of the firewall leave requests alone; --path and --arg narrow that down
   include RULE             take that back
 
@@ -58,7 +65,7 @@ come at once.`
 }
 
 func shieldSettings() []string {
-	return []string{"waf", "tls", "challenge", "limit", "allow", "deny", "forget", "exclude", "include"}
+	return []string{"waf", "tls", "backend", "client-ca", "hsts", "loosen", "keep", "csp", "challenge", "limit", "allow", "deny", "forget", "learn", "exclude", "include"}
 }
 
 func (c *cli) shield(ctx context.Context, args []string, f shieldFlags) error {
@@ -70,6 +77,9 @@ func (c *cli) shield(ctx context.Context, args []string, f shieldFlags) error {
 	}
 	if len(args) == 0 {
 		return c.showShield(ctx)
+	}
+	if args[0] == "learn" {
+		return c.learn(ctx, args[1:])
 	}
 	change, err := shieldChange(args, f)
 	if err != nil {
@@ -104,6 +114,24 @@ func shieldSetting(c *bulwark.ShieldChange, word, value string, f shieldFlags) (
 		c.WAF, err = bulwark.ParseWAFMode(value)
 	case "tls":
 		c.TLS, err = bulwark.ParseTLSPolicy(value)
+	case "backend":
+		c.Backend, err = bulwark.ParseBackend(value)
+	case "hsts":
+		c.HSTS, err = bulwark.ParseHSTSPolicy(value)
+	case "loosen", "keep":
+		h, err := bulwark.ParseSecurityHeader(value)
+		if err != nil {
+			return err
+		}
+		if word == "loosen" {
+			c.Loosen = append(c.Loosen, h)
+		} else {
+			c.Keep = append(c.Keep, h)
+		}
+	case "csp":
+		c.CSP, err = bulwark.ParseCSPolicy(value)
+	case "client-ca":
+		c.ClientCA, err = readClientCA(value)
 	case "challenge":
 		c.Challenge, err = bulwark.ParseChallengeMode(value)
 	case "limit":
@@ -159,9 +187,10 @@ func (c *cli) showShield(ctx context.Context) error {
 	}
 	return c.result(v, func() {
 		c.head("%s shield", name)
-		c.fields("Firewall", firewallWords(v.Shield), "Limits", limitWords(v.Shield), "TLS", cmp.Or(string(v.Shield.TLS), string(bulwark.TLSIntermediate)), "Challenge", challengeWords(v.Shield), "Maintenance", maintenanceWords(v.Shield), "Pages", joined(slices.Sorted(maps.Keys(v.Shield.Pages))), "Allowed", joined(v.Shield.Allow), "Denied", joined(v.Shield.Deny),
+		c.fields("Firewall", firewallWords(v.Shield), "Limits", limitWords(v.Shield), "TLS", cmp.Or(string(v.Shield.TLS), string(bulwark.TLSIntermediate)), "Backend", string(v.Shield.Backend), "Client authorities", clientCAWords(v.Shield), "HSTS", string(v.Shield.HSTS), "Loosened", joined(v.Shield.Loosened), "Content policy", cspWords(v.Shield), "Challenge", challengeWords(v.Shield), "Maintenance", maintenanceWords(v.Shield), "Pages", joined(slices.Sorted(maps.Keys(v.Shield.Pages))), "Allowed", joined(v.Shield.Allow), "Denied", joined(v.Shield.Deny),
 			"Excluded", joined(v.Shield.Exclude))
 		c.showRefusals(v.Hour)
+		c.showCSP(v.Shield, v.Hour.CSP)
 	})
 }
 
@@ -199,6 +228,7 @@ func refusals() []struct {
 		words  string
 	}{
 		{bulwark.RefusedDeny, "refused: the network is denied"},
+		{bulwark.RefusedCertificate, "refused: no certificate that the app asks for"},
 		{bulwark.RefusedLimit, "refused: more than a limit lets through"},
 		{bulwark.RefusedChallenge, "asked to compute first"},
 		{bulwark.RefusedWAF, "refused: looked like an attack"},
@@ -219,6 +249,50 @@ func firewallWords(s bulwark.Shield) string {
 		return "off"
 	}
 	return "detect: what looks like an attack is noted, and passed on"
+}
+
+func readClientCA(file string) (bulwark.ClientCA, error) {
+	if file == string(bulwark.ClientCAOff) {
+		return bulwark.ClientCAOff, nil
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return "", bulwark.Fail(bulwark.KindInvalid, fmt.Sprintf("The file %s cannot be read.", quote(file)), "Give a file of certificates in PEM, or off.", err)
+	}
+	return bulwark.ParseClientCA(string(b))
+}
+
+func cspWords(s bulwark.Shield) string {
+	if s.CSP == bulwark.CSPReport {
+		return "report: browsers tell what pages load"
+	}
+	return string(s.CSP)
+}
+
+// showCSP shows what browsers told that pages load, and the policy that would allow it.
+func (c *cli) showCSP(s bulwark.Shield, seen []bulwark.CSPSource) {
+	if s.CSP != bulwark.CSPReport {
+		return
+	}
+	c.head("Pages load")
+	if len(seen) == 0 {
+		c.empty("No browser has told yet. Visit the app's pages, then look again.")
+		return
+	}
+	var rows [][]string
+	for _, v := range seen {
+		rows = append(rows, []string{v.Directive, v.Source, strconv.Itoa(v.Count)})
+	}
+	c.table(rows)
+	c.head("A policy that allows this and nothing else")
+	fmt.Fprintln(c.stdout, clean(string(bulwark.ProposeCSP(seen))))
+}
+
+func clientCAWords(s bulwark.Shield) string {
+	if s.ClientCA == "" {
+		return ""
+	}
+	return s.ClientCA.String()
 }
 
 func challengeWords(s bulwark.Shield) string {

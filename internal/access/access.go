@@ -51,6 +51,8 @@ const (
 	ReadRegistries   Action = "registry.read"
 	ManageRegistries Action = "registry.manage"
 
+	ReadMetrics Action = "metrics.read" // of all apps of the installation, and of the edge itself
+
 	ReadPatches   Action = "patch.read"
 	ManagePatches Action = "patch.manage"
 
@@ -70,7 +72,7 @@ func Actions() []Action {
 	return []Action{Open, ReadSelf, ReadStatus, ReadKeys, ManageKeys, ListApps, CreateApp, ReadApp, ReadLogs, ChangeApp, Deploy, ScaleApp, DestroyApp, RestoreApp,
 		RevealConfig, OpenEgress, RunApp, RunCron, CancelBuild, ReadOperation, ReadRegistries, ManageRegistries, ListOrgs, CreateOrg, ReadMembers,
 		ManageMembers, Leave, CreateProject, RotateKey, ManageTokens, ExplainPolicy,
-		ReadPatches, ManagePatches, ReadCheckpoint, ReadAudit, WitnessAudit, ReadPosture, RunPosture, Approve, Protect}
+		ReadMetrics, ReadPatches, ManagePatches, ReadCheckpoint, ReadAudit, WitnessAudit, ReadPosture, RunPosture, Approve, Protect}
 }
 
 // Kind is what kind of thing a resource is.

@@ -113,6 +113,25 @@ func Register[In Resourced, T any](a *API, op Op, f func(context.Context, access
 	})
 }
 
+// Text adds an endpoint whose answer is of a form of its own, which f chooses: by what the caller accepts, which it is given.
+func Text[In Resourced](a *API, op Op, f func(ctx context.Context, actor access.Actor, in *In, accept string) (kind string, body []byte, err error)) {
+	huma.Register(a.huma, a.operation(op), func(ctx context.Context, in *In) (*huma.StreamResponse, error) {
+		actor, _ := ctx.Value(actorKey{}).(access.Actor)
+		if err := a.decide(ctx, actor, op, (*in).Resource()); err != nil {
+			return nil, a.status(err)
+		}
+		return &huma.StreamResponse{Body: func(hc huma.Context) {
+			kind, body, err := f(ctx, actor, in, hc.Header("Accept"))
+			if err := a.recorded(ctx, actor, op, (*in).Resource(), err); err != nil {
+				a.write(hc, err)
+				return
+			}
+			hc.SetHeader("Content-Type", kind)
+			_, _ = hc.BodyWriter().Write(body) // who is gone needs no answer
+		}}, nil
+	})
+}
+
 // Stream adds an endpoint that answers with JSON lines for as long as f runs. An error of begin is an ordinary one.
 func Stream[In Resourced](a *API, op Op, begin func(context.Context, access.Actor, *In) (func(context.Context, func(any) error), error)) {
 	huma.Register(a.huma, a.operation(op), func(ctx context.Context, in *In) (*huma.StreamResponse, error) {

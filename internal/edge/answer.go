@@ -17,6 +17,7 @@ import (
 const (
 	continueTime = time.Second // how long an app may think about "Expect: 100-continue"
 	maxInterim   = 8           // 1xx answers before the real one
+	hintsTime    = time.Second // in which a client takes one
 )
 
 // exchange sends the request over conn and its answer to the client. It returns false if the connection turned out to
@@ -39,7 +40,9 @@ func (x *exchange) exchange(pools *exchanges) bool {
 				x.tunnel(resp, stop)
 				return true
 			}
+			x.up = c
 			whole := x.deliver(resp, send, pools)
+			x.up = nil
 			send.finish()
 			if stop() && whole && send.clean() && !resp.Close && c.r.Buffered() == 0 {
 				x.inst.conns.put(c)
@@ -126,13 +129,16 @@ func (x *exchange) readHead(send *sender) (*http.Response, error) {
 // earlyHints passes a 103 on, of which only links make sense.
 func (x *exchange) earlyHints(from http.Header) {
 	links := from["Link"]
-	if links == nil || !x.r.ProtoAtLeast(1, 1) {
+	if links == nil || x.r.ProtoMajor == 1 && x.r.ProtoMinor == 0 || x.r.ProtoMajor > 2 { // HTTP/3's library would wait for who takes nothing
 		return
 	}
+	rc := http.NewResponseController(x.w)
+	_ = rc.SetWriteDeadline(time.Now().Add(hintsTime))
 	h := x.w.Header()
 	h["Link"] = links
 	x.w.WriteHeader(http.StatusEarlyHints)
 	delete(h, "Link")
+	_ = rc.SetWriteDeadline(time.Time{})
 }
 
 // deliver sends the answer to the client. It returns whether the instance's part was read to its end, so that the
@@ -157,12 +163,16 @@ func (x *exchange) deliver(resp *http.Response, send *sender, pools *exchanges) 
 	if x.r.ProtoMajor == 1 && x.bodyOutstanding(send) {
 		h["Connection"] = []string{"close"}
 	}
+	squeeze := x.compress(h, resp)
+	if squeeze != nil {
+		defer squeeze.release()
+	}
 	x.w.WriteHeader(resp.StatusCode)
 	if x.r.Method == "HEAD" || resp.ContentLength == 0 || resp.StatusCode == 204 || resp.StatusCode == 304 {
 		return true
 	}
 	// The common case: all of it has come with the head.
-	if n := resp.ContentLength; n > 0 && n <= int64(x.conn.r.Buffered()) && !x.replay {
+	if n := resp.ContentLength; n > 0 && n <= int64(x.up.buffered()) && !x.replay && squeeze == nil {
 		body, _ := x.conn.r.Peek(int(n))
 		x.sight.keep(body)
 		k, err := x.w.Write(body)
@@ -174,7 +184,7 @@ func (x *exchange) deliver(resp *http.Response, send *sender, pools *exchanges) 
 		_, _ = x.conn.r.Discard(int(n))
 		return true
 	}
-	return x.stream(resp, send, pools)
+	return x.stream(resp, send, pools, squeeze)
 }
 
 // holdTime is how long a piece of an answer that is looked at is waited for, before what is there goes on.
@@ -191,7 +201,9 @@ func (x *exchange) examined(resp *http.Response, pause time.Duration) bool {
 	buf := make([]byte, 4<<10)
 	for len(held.kept) < waf.MaxBody && end == nil && !held.dropped {
 		// Looked at before it is read: a reader of chunks that was cut off by a deadline goes no further.
-		if x.conn.r.Buffered() == 0 {
+		if x.conn == nil {
+			x.up.await(pause) // of one by HTTP/2 nobody sees whether it pauses
+		} else if x.conn.r.Buffered() == 0 {
 			_ = x.conn.SetReadDeadline(time.Now().Add(holdTime))
 			if _, err := x.conn.r.Peek(1); timedOut(err) && x.r.Context().Err() == nil {
 				break
@@ -205,7 +217,7 @@ func (x *exchange) examined(resp *http.Response, pause time.Duration) bool {
 		return false
 	}
 	x.held += int64(cap(held.kept))
-	_ = x.conn.SetReadDeadline(time.Now().Add(pause))
+	x.up.await(pause)
 	if x.givesAway(resp, held.kept) {
 		return false
 	}
@@ -219,7 +231,7 @@ func (x *exchange) bodyOutstanding(send *sender) bool {
 }
 
 // stream copies the answer's body, piece by piece as it comes.
-func (x *exchange) stream(resp *http.Response, send *sender, pools *exchanges) bool {
+func (x *exchange) stream(resp *http.Response, send *sender, pools *exchanges, squeeze *compressing) bool {
 	buf := pools.buffers.Get().(*[]byte)
 	defer pools.buffers.Put(buf)
 	rc := http.NewResponseController(x.w)
@@ -228,19 +240,23 @@ func (x *exchange) stream(resp *http.Response, send *sender, pools *exchanges) b
 	// A piece has to be taken within a minute: who floods takes a byte now and then, and holds an instance by that.
 	defer func() { _ = rc.SetWriteDeadline(time.Time{}) }()
 	for {
-		if x.conn.r.Buffered() == 0 {
-			_ = x.conn.SetReadDeadline(time.Now().Add(send.set.pause))
-			if x.r.Context().Err() != nil { // the abort may have come before the deadline
-				x.conn.abort()
-			}
+		if x.up.buffered() == 0 {
+			x.awaitMore(send.set.pause)
 		}
 		n, err := resp.Body.Read(*buf)
-		if n > 0 {
+		if n > 0 || squeeze != nil && err == io.EOF {
 			x.sight.keep((*buf)[:n])
 			_ = rc.SetWriteDeadline(time.Now().Add(clientStallTime))
-			k, werr := x.w.Write((*buf)[:n])
-			x.out += int64(k)
-			if werr == nil && live && err == nil && x.conn.r.Buffered() == 0 {
+			pause := live && err == nil && x.up.buffered() == 0
+			var werr error
+			if squeeze != nil {
+				werr = squeeze.write((*buf)[:n], pause, err == io.EOF)
+			} else {
+				var k int
+				k, werr = x.w.Write((*buf)[:n])
+				x.out += int64(k)
+			}
+			if werr == nil && pause {
 				werr = rc.Flush()
 			}
 			if werr != nil {
@@ -278,7 +294,10 @@ func (x *exchange) copyHeader(h http.Header, resp *http.Response) {
 		}
 		h[k] = v
 	}
-	x.e.headers.addTo(h)
+	x.guard.chosen.Load().headers.addTo(h, x.r)
+	if x.e.altSvc != nil && x.r.ProtoMajor < 3 {
+		h["Alt-Svc"] = x.e.altSvc
+	}
 	h["X-Request-Id"] = []string{x.id}
 	if _, typed := h["Content-Type"]; !typed {
 		h["Content-Type"] = nil // net/http would guess one
@@ -286,8 +305,11 @@ func (x *exchange) copyHeader(h http.Header, resp *http.Response) {
 	if resp.ContentLength >= 0 && x.r.Method != "HEAD" && resp.StatusCode != 204 && resp.StatusCode != 304 && h["Content-Length"] == nil {
 		h["Content-Length"] = []string{strconv.FormatInt(resp.ContentLength, 10)}
 	}
+	if len(resp.Trailer) > 0 && x.r.ProtoMajor == 1 {
+		delete(h, "Content-Length") // by HTTP/1.1 fields come behind chunks alone
+	}
 	for k := range resp.Trailer {
-		if trailerAllowed(k) {
+		if _, there := h[k]; trailerAllowed(k) && !there { // HTTP/3's library leaves out of the header what comes behind
 			h["Trailer"] = append(h["Trailer"], k)
 		}
 	}
@@ -305,7 +327,11 @@ func (x *exchange) copyTrailer(resp *http.Response) {
 	}
 	for k, v := range resp.Trailer {
 		switch {
-		case !trailerAllowed(k):
+		case !trailerAllowed(k) || len(v) == 0: // what does not come would have HTTP/2's library wait for it
+			if announced[k] {
+				delete(h, k)
+			}
+		case h[k] != nil && !announced[k]:
 		case announced[k]:
 			h[k] = v
 		default:

@@ -20,6 +20,7 @@ const (
 type instance struct {
 	id    bulwark.InstanceID
 	conns pool
+	h2c   h2cPool
 
 	inFlight atomic.Int64
 	aside    atomic.Int64 // until when it is passed over, in Unix nanoseconds
@@ -82,6 +83,7 @@ type app struct {
 	set     atomic.Pointer[upstreams]
 	guard   atomic.Pointer[guard]
 	status  [6]atomic.Uint64
+	metrics atomic.Pointer[appMetrics] // nil before the first request
 	waiting atomic.Int64
 
 	mu      sync.Mutex

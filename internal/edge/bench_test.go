@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"crypto/tls"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -81,6 +82,35 @@ func BenchmarkPatchTenThousandHosts(b *testing.B) {
 			}
 		}
 	})
+}
+
+// BenchmarkRoute looks hosts up in tables of several sizes: it takes the same in each, but for the processor's caches.
+func BenchmarkRoute(b *testing.B) {
+	for _, n := range []int{10, 1000, 10_000, 100_000} {
+		b.Run(strconv.Itoa(n), func(b *testing.B) {
+			t := newTables(newDialer(slog.New(slog.DiscardHandler)))
+			table := bulwark.Table{Generation: 1, Routes: map[bulwark.HostName]bulwark.AppID{}, Apps: map[bulwark.AppID]bulwark.Upstream{}}
+			var app bulwark.AppID
+			hosts := make([]bulwark.HostName, n)
+			for i := range hosts {
+				if i%10 == 0 {
+					app = bulwark.NewAppID()
+					table.Apps[app] = bulwark.Upstream{Name: "shop", Instances: []bulwark.InstanceID{bulwark.NewInstanceID()}}
+				}
+				hosts[i] = bulwark.HostName("host-" + strconv.Itoa(i) + ".example.org")
+				table.Routes[hosts[i]] = app
+			}
+			t.install(table)
+			b.ReportAllocs()
+			i := 0
+			for b.Loop() {
+				i = (i + 7919) % n // no order that a cache could follow
+				if t.route(hosts[i]) == nil {
+					b.Fatal(hosts[i])
+				}
+			}
+		})
+	}
 }
 
 // TestServeForMeasure is no test: with EDGE_MEASURE=edge or =reverseproxy it serves on a fixed port until it is killed,

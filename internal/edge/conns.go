@@ -128,8 +128,10 @@ type clientConn struct {
 	from   netip.Addr
 	purse  *purse
 	closed atomic.Bool
-	turn   atomic.Bool // held while a handshake computes
-	free   atomic.Bool // what comes is not counted: it is an upstream's, or no HTTP any more
+	turn   atomic.Bool                // held while a handshake computes
+	asked  atomic.Pointer[clientAuth] // for a certificate, in the handshake
+	quic   netip.Addr                 // where it comes from by QUIC; there is no Conn then
+	free   atomic.Bool                // what comes is not counted: it is an upstream's, or no HTTP any more
 }
 
 // Read gives the turn up, if a handshake has it: it waits for the client now.
@@ -177,6 +179,14 @@ func (c *clientConn) Close() error {
 
 // take waits for a turn; false: it does not come.
 func (c *clientConn) take(ctx context.Context, g *guard) bool {
+	if c.quic.IsValid() {
+		// Nobody tells when the handshake has computed, so it only waits its turn.
+		if !c.of.e.turns.take(ctx, g, c.from.String()) {
+			return false
+		}
+		c.of.e.turns.give()
+		return true
+	}
 	client, _ := addressIn(c.Conn) // for whom an upstream connects, where it says so
 	if !c.of.e.turns.take(ctx, g, client.String()) {
 		return false
@@ -201,7 +211,11 @@ var errBusy = errors.New("too many handshakes")
 // app that it is for.
 func (e *edge) hello(h *tls.ClientHelloInfo) (*tls.Config, error) {
 	g := &e.guards.nobody
-	if c, ok := h.Conn.(*clientConn); ok {
+	c, ok := h.Conn.(*clientConn)
+	if !ok {
+		c, ok = h.Context().Value(connKey{}).(*clientConn) // by QUIC
+	}
+	if ok {
 		host := bulwark.HostName(strings.ToLower(h.ServerName))
 		if a := e.tables.route(host); a != nil {
 			g = e.guards.of(host, a)
@@ -213,8 +227,17 @@ func (e *edge) hello(h *tls.ClientHelloInfo) (*tls.Config, error) {
 	if config, err := e.certs.forAuthority(h); config != nil || err != nil {
 		return config, err
 	}
-	if c := g.chosen.Load(); c != nil && c.shield.TLS == bulwark.TLSModern {
-		return e.modern, nil
+	chosen := g.chosen.Load()
+	switch {
+	case chosen == nil:
+		return nil, nil
+	case chosen.clients != nil:
+		if ok {
+			c.asked.Store(chosen.clients)
+		}
+		return chosen.clients.config, nil
+	case chosen.shield.TLS == bulwark.TLSModern:
+		return e.policies.modern, nil
 	}
 	return nil, nil
 }

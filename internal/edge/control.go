@@ -79,6 +79,7 @@ func (e *edge) controlServer() *http.Server {
 		reply(w, http.StatusOK, bulwark.Drained{Left: left})
 	})
 	mux.HandleFunc("GET /stats", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, e.stats()) })
+	mux.HandleFunc("GET /metrics", e.metrics)
 	mux.HandleFunc("GET /requests", func(w http.ResponseWriter, r *http.Request) {
 		events, err := e.accessEvents(r)
 		if err != nil {

@@ -11,7 +11,6 @@ package edge
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -42,6 +41,7 @@ type Keeper interface {
 type Config struct {
 	HTTPS   net.Listener      // TLS is spoken here
 	HTTP    net.Listener      // redirects to HTTPS
+	QUIC    net.PacketConn    // HTTP/3, at the port of HTTPS; nil: there is none
 	Control *net.UnixListener // stream; the server, or root
 	Certs   *net.UnixListener // stream; the node
 	Issued  *net.UnixListener // stream; the certs process
@@ -61,6 +61,7 @@ type Config struct {
 	Firewall *waf.Firewall
 	each     means                          // for tests
 	observe  func(id string, v waf.Verdict) // of each look at a request; for tests
+	alikeFor time.Duration                  // default alikeFor; for tests
 	// Upstreams are the proxies in front that may say for whom they ask.
 	Upstreams Upstreams
 	// Grace is how long requests may go on when ctx ends; default 30 s.
@@ -73,6 +74,9 @@ func (c *Config) complete() error {
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.alikeFor == 0 {
+		c.alikeFor = alikeFor
 	}
 	if c.Grace == 0 {
 		c.Grace = 30 * time.Second
@@ -93,28 +97,31 @@ const (
 
 // edge is one running edge.
 type edge struct {
-	cfg        Config
-	tables     *tables
-	certs      *certStore
-	dialer     *dialer
-	log        *accessLog
-	store      *store
-	headers    defaultHeaders
-	plain      defaultHeaders // on the port for http
-	requests   atomic.Uint64
-	upgraded   sync.WaitGroup // hijacked connections, which http.Server does not count
-	closing    context.Context
-	guards     *guards
-	firewall   *firewall
-	modern     *tls.Config // for apps whose people chose that policy
-	patches    *patches
-	turns      *turns
-	pow        *pow
-	turnedAway atomic.Uint64 // connections that there was no room for
-	slowed     atomic.Int64  // answers that wait, see slow
-	leaving    atomic.Bool   // another edge accepts now; each answer ends its connection
-	alone      time.Time     // when the edge before, if there was one, answers no request any more that it had not begun
-	open       atomic.Int64  // connections of clients that net/http counts
+	cfg          Config
+	tables       *tables
+	certs        *certStore
+	dialer       *dialer
+	log          *accessLog
+	store        *store
+	headers      defaultHeaders
+	plain        defaultHeaders // on the port for http
+	requests     atomic.Uint64
+	upgraded     sync.WaitGroup // hijacked connections, which http.Server does not count
+	closing      context.Context
+	guards       *guards
+	firewall     *firewall
+	policies     policies
+	patches      *patches
+	turns        *turns
+	pow          *pow
+	compressions compressions
+	altSvc       []string        // what tells of HTTP/3; nil: there is none
+	h2c          *http.Transport // to apps that are spoken to by HTTP/2
+	turnedAway   atomic.Uint64   // connections that there was no room for
+	slowed       atomic.Int64    // answers that wait, see slow
+	leaving      atomic.Bool     // another edge accepts now; each answer ends its connection
+	alone        time.Time       // when the edge before, if there was one, answers no request any more that it had not begun
+	open         atomic.Int64    // connections of clients that net/http counts
 	// httpsPort is what the address of a redirect has behind the host: ":8443", or nothing for the usual port.
 	httpsPort string
 }
@@ -138,10 +145,11 @@ func Run(ctx context.Context, cfg Config) error {
 	if cfg.observe != nil {
 		e.firewall.observe = cfg.observe
 	}
-	e.pow = newPow()
+	e.pow, e.h2c = newPow(), newH2C()
 	e.patches, e.turns = newPatches(), newTurns(runtime.GOMAXPROCS(0))
 	e.firewall.short = e.turns.isShort
-	e.guards = newGuards(e.firewall.share())
+	e.policies = newPolicies(e.certs.tlsConfig())
+	e.guards = newGuards(e.firewall.share(), e.policies)
 	if e.alone = time.Now(); len(cfg.Restored) > 0 {
 		e.alone = e.alone.Add(handoverTime)
 	}
@@ -163,13 +171,24 @@ func Run(ctx context.Context, cfg Config) error {
 		{e.certsServer(own), &guarded{cfg.Certs, []uint32{cfg.NodeUID, 0}, cfg.Logger}, false},
 		{e.certsServer(issued), &guarded{cfg.Issued, []uint32{cfg.CertsUID, 0}, cfg.Logger}, false},
 	}
-	failed := make(chan error, len(servers)+1)
+	failed := make(chan error, len(servers)+2)
 	wg.Go(func() {
 		if err := e.firewall.load(inner); err != nil {
 			failed <- err
 		}
 	})
 	var serving sync.WaitGroup
+	overQUIC, leaveQUIC := context.WithCancel(inner)
+	defer leaveQUIC()
+	if cfg.QUIC != nil {
+		e.altSvc = altSvc(cfg.QUIC)
+		q := &h3{e: e, clients: servers[0].listener.(*conns)}
+		wg.Go(func() {
+			if err := q.serve(overQUIC, cfg.QUIC, servers[0].server.Handler); err != nil {
+				failed <- err
+			}
+		})
+	}
 	for _, s := range servers {
 		serving.Go(func() { failed <- s.run() })
 	}
@@ -183,6 +202,7 @@ func Run(ctx context.Context, cfg Config) error {
 	case <-ctx.Done():
 	case err = <-failed:
 	}
+	leaveQUIC() // first: the successor waits until nobody reads that socket any more
 	e.leave(servers, &serving, cancel)
 	return err
 }

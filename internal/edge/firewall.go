@@ -94,6 +94,8 @@ type sight struct {
 	header  http.Header // of the answer
 	answer  firstBytes  // its body
 	keeps   bool        // its body is looked at
+	// likeness is what is remembered of it if it is harmless; 0: nothing.
+	likeness uint64
 }
 
 // reply is the answer as it is looked at; nil: there was none.
@@ -170,6 +172,9 @@ func (f *firewall) noteOf(s *sight) {
 	if v.Attack {
 		s.example.Reason, s.example.Rules = bulwark.NotedWAF, telling(v.Rules)
 		s.guard.tally.note(s.example)
+		s.guard.learned.learn(s, v.Rules)
+	} else if s.likeness != 0 {
+		s.guard.remember(s.likeness)
 	}
 }
 
@@ -352,7 +357,12 @@ func (x *exchange) sighted() {
 	if s.body != nil {
 		body = s.body.kept
 	}
-	x.describe(s, x.guard.chosen.Load(), body)
+	c := x.guard.chosen.Load()
+	if s.likeness = x.likeness(s, c); x.guard.alike.Load().has(s.likeness) {
+		f.hold(x.guard, -s.size())
+		return
+	}
+	x.describe(s, c, body)
 	s.example = x.example(bulwark.SkippedWAF)
 	if x.guard.queued.Add(1) <= sightsOfApp && (s.body == nil || !s.body.dropped) && !s.answer.dropped {
 		select {

@@ -18,6 +18,7 @@ func (x *exchange) forward(pools *exchanges) {
 		x.refuse(pageBadRequest)
 		return
 	}
+	h2c := !x.upgrade && x.guard.chosen.Load().shield.Backend == bulwark.BackendH2C
 	// A small body goes out together with the head: one write, no second goroutine, and a slow client costs the app
 	// nothing.
 	if x.framing == fixedLength && x.r.ContentLength <= smallBody && !x.expects {
@@ -27,6 +28,7 @@ func (x *exchange) forward(pools *exchanges) {
 			return
 		}
 		x.framing = noBody // nothing is left to send behind head
+		x.small = x.head[len(head):]
 	}
 	var room [4]*instance
 	tried := room[:0]
@@ -39,7 +41,7 @@ func (x *exchange) forward(pools *exchanges) {
 			return
 		}
 		x.inst = inst
-		if x.attempt(pools) {
+		if h2c && x.attemptH2C(pools) || !h2c && x.attempt(pools) {
 			return
 		}
 		tried = append(tried, inst)

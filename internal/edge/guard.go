@@ -26,13 +26,20 @@ type guard struct {
 	looks  chan struct{} // looks at its requests that are waited for now
 	queued atomic.Int32  // its requests that wait to be looked at
 	held   atomic.Int64  // bytes of bodies that are kept for that
+	// compressing are answers that are compressed now.
+	compressing atomic.Int32
+	reports     reports
+	learned     learned
+	alike       atomic.Pointer[alike] // nil before the first look
 }
 
 // chosen is a shield as it is applied. It is immutable.
 type chosen struct {
-	shield bulwark.Shield
-	mode   bulwark.WAFMode
-	limits []limiter
+	shield  bulwark.Shield
+	mode    bulwark.WAFMode
+	limits  []limiter
+	headers *headerPolicy
+	clients *clientAuth // whom clients' certificates have to be of; nil: nobody asks
 }
 
 // usual limits each client's requests to one app where nobody chose another limit: more than a browser does, less than what hurts.
@@ -52,6 +59,7 @@ type guards struct {
 	refusals limiter
 	// What the node has said, or said to an edge before: until all of it is there nothing is let through, since it may be that it shall not.
 	toldShields, toldPatches atomic.Bool
+	policies                 policies
 
 	mu     sync.Mutex // guards what follows
 	all    map[bulwark.AppID]*guard
@@ -60,8 +68,8 @@ type guards struct {
 	limits uint64 // ids of limiters that were given
 }
 
-func newGuards(shares int) *guards {
-	g := &guards{meters: newMeters(), began: time.Now(), shares: shares, all: map[bulwark.AppID]*guard{}, limits: 1, refusals: limiter{id: 1, each: time.Second / 50, burst: 4 * time.Second}}
+func newGuards(shares int, p policies) *guards {
+	g := &guards{policies: p, meters: newMeters(), began: time.Now(), shares: shares, all: map[bulwark.AppID]*guard{}, limits: 1, refusals: limiter{id: 1, each: time.Second / 50, burst: 4 * time.Second}}
 	g.byHost.Store(&map[bulwark.HostName]*guard{})
 	g.wild.Store(&map[bulwark.HostName]*guard{})
 	return g
@@ -100,11 +108,38 @@ func (g *guards) get(id bulwark.AppID) *guard {
 	return v
 }
 
+// remember notes that what is like a request was found harmless.
+func (g *guard) remember(likeness uint64) {
+	a := g.alike.Load()
+	if a == nil {
+		a = new(alike)
+		if !g.alike.CompareAndSwap(nil, a) {
+			a = g.alike.Load()
+		}
+	}
+	a.add(likeness)
+}
+
+// known returns the guard of an app, nil if nobody asked for it yet.
+func (g *guards) known(id bulwark.AppID) *guard {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.all[id]
+}
+
 // choose makes of a shield what is applied. A limit that was there before goes on counting. The caller holds mu.
 func (g *guards) choose(s bulwark.Shield, before *chosen) *chosen {
 	c := &chosen{shield: s, mode: s.WAF}
 	if c.mode == "" {
 		c.mode = bulwark.WAFDetect
+	}
+	c.headers = newHeaderPolicy(s)
+	if s.ClientCA != "" {
+		if before != nil && before.clients != nil && before.shield.ClientCA == s.ClientCA && before.shield.TLS == s.TLS {
+			c.clients = before.clients
+		} else {
+			c.clients = newClientAuth(s.ClientCA, g.policies.of(s.TLS))
+		}
 	}
 	for _, l := range s.Limits {
 		if before != nil {
@@ -136,7 +171,11 @@ func (g *guards) replace(list []bulwark.Shielded) {
 	named := map[bulwark.AppID]bool{}
 	for _, s := range list {
 		v := g.get(s.App)
-		v.chosen.Store(g.choose(s.Shield, v.chosen.Load()))
+		before := v.chosen.Load()
+		v.chosen.Store(g.choose(s.Shield, before))
+		if s.Shield.CSP == bulwark.CSPReport && before.shield.CSP != bulwark.CSPReport {
+			v.reports.clear()
+		}
 		named[s.App] = true
 		for _, h := range s.Hosts {
 			hosts[h] = v
@@ -146,18 +185,13 @@ func (g *guards) replace(list []bulwark.Shielded) {
 		}
 	}
 	for id, v := range g.all {
-		if !named[id] && !isDefault(v.chosen.Load()) {
+		if !named[id] && !v.chosen.Load().shield.IsDefault() {
 			v.chosen.Store(g.choose(bulwark.Shield{}, nil))
 		}
 	}
 	g.byHost.Store(&hosts)
 	g.wild.Store(&wild)
 	g.toldShields.Store(true)
-}
-
-func isDefault(c *chosen) bool {
-	s := c.shield
-	return s.WAF == "" && s.TLS == "" && s.Challenge == "" && s.Maintenance == "" && len(s.Pages)+len(s.Limits)+len(s.Exclude)+len(s.Allow)+len(s.Deny) == 0
 }
 
 // storedShields is what is kept over a restart.
@@ -211,13 +245,16 @@ func (e *edge) shieldStats(r *http.Request) (bulwark.ShieldStats, error) {
 	if err != nil {
 		return bulwark.ShieldStats{}, err
 	}
-	e.guards.mu.Lock()
-	v := e.guards.all[id]
-	e.guards.mu.Unlock()
+	v := e.guards.known(id)
 	if v == nil {
 		return bulwark.ShieldStats{Counts: map[bulwark.Refusal]int{}, Examples: []bulwark.ShieldExample{}}, nil
 	}
-	return v.tally.stats(time.Now()), nil
+	s := v.tally.stats(time.Now())
+	s.Learned = v.learned.list(v.chosen.Load().shield.Exclude)
+	if v.chosen.Load().headers.report {
+		s.CSP = v.reports.list()
+	}
+	return s, nil
 }
 
 func newestFirst(list []bulwark.ShieldExample) {
@@ -248,7 +285,8 @@ func (x *exchange) passes() bool {
 		x.decline(bulwark.RefusedFlood, pageLimited)
 		return false
 	}
-	if !within(c.shield.Allow, at) {
+	allowed := within(c.shield.Allow, at)
+	if !allowed {
 		if within(c.shield.Deny, at) {
 			x.decline(bulwark.RefusedDeny, pageDenied)
 			return false
@@ -256,6 +294,11 @@ func (x *exchange) passes() bool {
 		if !x.metered(c, at) {
 			return false
 		}
+	}
+	if !x.certified(c) {
+		return false
+	}
+	if !allowed {
 		if c.shield.Maintenance == bulwark.MaintenanceOn {
 			x.refuse(pageMaintenance)
 			return false
@@ -263,6 +306,10 @@ func (x *exchange) passes() bool {
 		if !x.challenged(c, at) {
 			return false
 		}
+	}
+	if c.headers.report && x.target == reportPath {
+		x.report()
+		return false
 	}
 	return x.inspected(c)
 }

@@ -20,6 +20,7 @@ type page struct {
 var (
 	pageBadRequest  = page{400, "This request cannot be understood", "The address or a header of the request is not well formed.", ""}
 	pageDenied      = page{403, "You cannot come in from here", "The app does not serve your network.", ""}
+	pageCertificate = page{403, "A certificate is needed", "The app lets in who shows a certificate that its people gave out.", ""}
 	pageAttack      = page{403, "This request was refused", "It looks like an attack. If it was none, tell the people of the app the number below.", ""}
 	pageChallenge   = page{403, "One moment", "The app is under attack. Your browser computes for a second, and then you are let in.", ""}
 	pageBrowsers    = page{403, "Browsers only", "The app is under attack, and lets browsers in alone.", ""}
@@ -110,7 +111,7 @@ type defaultHeaders struct {
 func newDefaultHeaders() defaultHeaders {
 	return defaultHeaders{
 		names: []string{"Strict-Transport-Security", "X-Content-Type-Options", "X-Frame-Options", "Referrer-Policy", "Permissions-Policy"},
-		values: [][]string{{"max-age=63072000; includeSubDomains"}, {"nosniff"}, {"SAMEORIGIN"}, {"strict-origin-when-cross-origin"},
+		values: [][]string{{hstsOn}, {"nosniff"}, {"SAMEORIGIN"}, {"strict-origin-when-cross-origin"},
 			{"camera=(), microphone=(), geolocation=(), payment=(), usb=()"}},
 		ownPolicy: []string{ownPolicy}, givenPolicy: []string{givenPolicy}, deny: []string{"DENY"}, noStore: []string{"no-store"}, html: []string{"text/html; charset=utf-8"},
 	}

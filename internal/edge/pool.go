@@ -58,6 +58,10 @@ func newUpConn(c net.Conn, host bulwark.HostName) *upConn {
 	return u
 }
 
+func (u *upConn) buffered() int         { return u.r.Buffered() }
+func (u *upConn) await(d time.Duration) { _ = u.SetReadDeadline(time.Now().Add(d)) }
+func (u *upConn) end()                  { u.abort() }
+
 type readerFunc func([]byte) (int, error)
 
 func (f readerFunc) Read(b []byte) (int, error) { return f(b) }

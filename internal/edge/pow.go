@@ -144,6 +144,7 @@ func (x *exchange) takeAnswer(client netip.Addr) {
 
 // writeChallenge answers with a page that computes.
 func (x *exchange) writeChallenge(mark string) int {
+	x.yield() // who is answered may take its time
 	sum := sha256.Sum256([]byte(powScript))
 	body := pageChallenge.html(x.id)
 	body = append(body[:len(body)-len("</html>")], `<p id="bulwark" data-bits="`+strconv.Itoa(powBits)+`" data-mark="`+mark+`"></p><noscript><p>It takes a browser that runs scripts.</p></noscript><script>`+

@@ -1,7 +1,7 @@
 package edge
 
 import (
-	"crypto/tls"
+	"crypto/x509"
 	"encoding/binary"
 	"encoding/hex"
 	"math/rand/v2"
@@ -28,6 +28,7 @@ type exchange struct {
 	expects                  bool // the client waits for 100 Continue before it sends the body
 
 	app    *app
+	shown  *x509.Certificate // the client's, where the app asks for one
 	guard  *guard
 	conned *clientConn // by which it came; nil in tests of parts
 	sight  *sight      // what is kept of the request for the firewall; nil: nothing
@@ -50,7 +51,24 @@ type exchange struct {
 	fault         string // for the access log
 	aborted       bool   // the answer broke off: the client must see that
 
-	head []byte // the request's head, with a small body behind it
+	head  []byte       // the request's head, with a small body behind it
+	small []byte       // that body
+	up    upstreamSide // what the answer comes from, while it comes
+}
+
+// upstreamSide is the instance's side of an exchange whose answer has begun.
+type upstreamSide interface {
+	buffered() int         // bytes that are there already
+	await(d time.Duration) // for the next ones, at most
+	end()                  // at once
+}
+
+// awaitMore sets how long the next piece of the answer may take.
+func (x *exchange) awaitMore(d time.Duration) {
+	x.up.await(d)
+	if x.r.Context().Err() != nil { // the end may have come before the deadline, which replaced it
+		x.up.end()
+	}
 }
 
 // exchanges keeps what each request needs, so that it is not allocated anew.
@@ -73,9 +91,7 @@ func (e *edge) httpsServer() *http.Server {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(true)
-	config := e.certs.tlsConfig()
-	e.modern = config.Clone()
-	e.modern.MinVersion = tls.VersionTLS13
+	config := e.policies.intermediate.Clone()
 	config.GetConfigForClient = e.hello
 	return &http.Server{
 		Handler: &proxy{edge: e, pools: newExchanges()}, TLSConfig: config, Protocols: protocols,
@@ -94,7 +110,7 @@ type proxy struct {
 
 // ServeHTTP does one request.
 func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if p.edge.leaving.Load() {
+	if p.edge.leaving.Load() && r.ProtoMajor < 3 { // HTTP/3 has no such word; its connections are told that they end
 		w = closing{w}
 	}
 	x := p.pools.states.Get().(*exchange)
@@ -120,11 +136,12 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x.endLook()
 	x.sighted()
 	x.letGo()
-	if x.conned != nil && r.Context().Err() == nil { // not one that was taken back
+	if x.conned != nil && !x.conned.quic.IsValid() && r.Context().Err() == nil { // not one that was taken back
 		x.conned.purse.earn(purseEarned + x.out>>6) // a client tells how much of an answer it has taken
 	}
 	if x.app != nil {
 		x.app.count(x.status)
+		x.measured()
 	}
 	p.log(x)
 	aborted := x.aborted
@@ -139,7 +156,7 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // arrived counts bytes of the request's body.
 func (x *exchange) arrived(n int) {
 	x.in.Add(int64(n))
-	if x.conned != nil {
+	if x.conned != nil && !x.conned.quic.IsValid() { // by QUIC nothing is spent either, and what is earned there pays for nothing
 		x.conned.purse.earn(int64(n) + int64(n)/4) // and what framed them
 	}
 }
@@ -183,6 +200,12 @@ func (x *exchange) check() *page {
 	if x.app = x.e.tables.route(x.host); x.app == nil {
 		return &pageNoRoute
 	}
+	switch {
+	case r.ProtoMajor == 3 && r.ContentLength < 0:
+		x.peekBody()
+	case r.ProtoMajor == 3 && r.ContentLength > 0:
+		r.Body = &wholeBody{ReadCloser: r.Body, left: r.ContentLength}
+	}
 	x.framing = framingOf(r)
 	x.upgrade = r.Header["Upgrade"] != nil && wantsWebSocket(r)
 	x.expects = x.framing != noBody && r.ProtoMajor == 1 && r.Header["Expect"] != nil && hasToken(r.Header["Expect"], "100-continue")
@@ -203,11 +226,16 @@ func plainMethod(m string) bool {
 // refuse answers with a page of the edge. On HTTP/1.1 the connection ends if a body is still to come: what is left of
 // it must never be read as the next request.
 func (x *exchange) refuse(p page) {
+	x.yield() // who is answered may take its time
+	rc := http.NewResponseController(x.w)
+	_ = rc.SetWriteDeadline(time.Now().Add(clientStallTime))
+	defer func() { _ = rc.SetWriteDeadline(time.Time{}) }()
 	x.status = p.status
 	d := &x.e.headers
 	given := ""
 	if x.guard != nil {
-		given = p.given(x.guard.chosen.Load().shield.Pages)
+		c := x.guard.chosen.Load()
+		given, d = p.given(c.shield.Pages), &c.headers.own
 	}
 	if x.r.ProtoMajor == 1 && framingOf(x.r) != noBody {
 		x.out = int64(p.write(closing{x.w}, d, x.id, given))

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/bulwark-paas/bulwark"
 )
@@ -97,6 +98,9 @@ func (e *edge) accessEvents(r *http.Request) (*bulwark.AccessEvents, error) {
 	for _, l := range lines {
 		var ev bulwark.AccessEvent
 		if err := json.Unmarshal(l, &ev); err == nil && ev.App == app {
+			if time.Since(ev.Time) >= bulwark.ClientsKnown {
+				ev.Client = bulwark.CutClient(ev.Client)
+			}
 			out.Events = append(out.Events, ev)
 		}
 	}

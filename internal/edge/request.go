@@ -112,25 +112,11 @@ func (x *exchange) appendRequest(b []byte) (out []byte, ok bool) {
 	b = append(append(b, "\r\nX-Forwarded-For: "...), x.client...)
 	b = append(append(append(b, "\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: "...), x.host...), x.port...)
 	b = append(append(append(b, "\r\nX-Request-Id: "...), x.id...), "\r\n"...)
-	gone := connectionTokens(r.Header)
-	for k, values := range r.Header {
-		if ownHeader(k) || gone != nil && slices.ContainsFunc(gone, func(t string) bool { return strings.EqualFold(t, k) }) {
-			continue
-		}
-		if !plainName(k) {
-			continue
-		}
-		for _, v := range values {
-			if k == "Cookie" {
-				if v = withoutPass(v); v == "" {
-					continue
-				}
-			}
-			if strings.IndexByte(v, '\n') >= 0 || strings.IndexByte(v, '\r') >= 0 || strings.IndexByte(v, 0) >= 0 {
-				return b, false
-			}
-			b = append(append(append(append(b, k...), ": "...), v...), "\r\n"...)
-		}
+	if !x.passed(func(k, v string) { b = append(append(append(append(b, k...), ": "...), v...), "\r\n"...) }) {
+		return b, false
+	}
+	if cert := x.clientCert(); cert != "" {
+		b = append(append(append(b, "Client-Cert: "...), cert...), "\r\n"...)
 	}
 	if x.upgrade {
 		b = append(b, "Connection: Upgrade\r\nUpgrade: websocket\r\n"...)
@@ -156,6 +142,31 @@ func (x *exchange) appendRequest(b []byte) (out []byte, ok bool) {
 	return append(b, "\r\n"...), true
 }
 
+// passed calls f with each header of the client's that an instance gets as it is. It returns false if one is not safe to write.
+func (x *exchange) passed(f func(k, v string)) bool {
+	gone := connectionTokens(x.r.Header)
+	for k, values := range x.r.Header {
+		if ownHeader(k) || gone != nil && slices.ContainsFunc(gone, func(t string) bool { return strings.EqualFold(t, k) }) {
+			continue
+		}
+		if !plainName(k) {
+			continue
+		}
+		for _, v := range values {
+			if k == "Cookie" {
+				if v = withoutPass(v); v == "" {
+					continue
+				}
+			}
+			if strings.IndexByte(v, '\n') >= 0 || strings.IndexByte(v, '\r') >= 0 || strings.IndexByte(v, 0) >= 0 {
+				return false
+			}
+			f(k, v)
+		}
+	}
+	return true
+}
+
 // ownHeader says that a header, in canonical form, is never copied from the client: it is about the connection, or the
 // edge writes it itself, or it would let a client speak for the edge.
 func ownHeader(k string) bool {
@@ -165,10 +176,11 @@ func ownHeader(k string) bool {
 		"Forwarded", "X-Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Port",
 		"X-Forwarded-Server", "X-Forwarded-Scheme", "X-Forwarded-Ssl", "X-Forwarded-Prefix", "X-Forwarded-By", "X-Scheme",
 		"X-Real-Ip", "X-Client-Ip", "X-Cluster-Client-Ip", "True-Client-Ip", "Cf-Connecting-Ip", "Client-Ip",
+		"Client-Cert", "Client-Cert-Chain", "X-Forwarded-Client-Cert", "X-Client-Cert", "X-Client-Verify", "X-Client-Dn",
 		"X-Request-Id", "X-Original-Url", "X-Rewrite-Url", "X-Original-Host":
 		return true
 	}
-	return false
+	return strings.HasPrefix(k, "X-Ssl-") || strings.HasPrefix(k, "Ssl-") // as servers before have told of certificates
 }
 
 // connectionTokens lists the headers that the sender declared to be about this connection only; nil for the common

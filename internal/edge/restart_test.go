@@ -21,9 +21,12 @@ import (
 )
 
 // successor starts another edge on the rig's sockets with what the store holds.
-func (r *rig) successor() (stop func()) {
+func (r *rig) successor() (stop func()) { return r.successorWith(func(*Config) {}) }
+
+func (r *rig) successorWith(change func(*Config)) (stop func()) {
 	r.t.Helper()
 	cfg := r.parts.config(r.t)
+	change(&cfg)
 	cfg.Restored, cfg.Keeper, cfg.AccessLog, cfg.Grace = r.keeper.take(), r.keeper, r.log, 5*time.Second
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)

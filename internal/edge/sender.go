@@ -19,6 +19,7 @@ type sender struct {
 	done      chan struct{} // closed at the end; nil: never started
 	whole     bool          // all was sent; valid when done is closed
 	clientErr error         // the client did not deliver; valid when done is closed
+	h2c       *h2cBody      // where net/http sends it, in the place of all below
 	answering atomic.Bool   // the answer has begun, so its reader watches the time
 }
 
@@ -42,6 +43,9 @@ func (s *sender) start() {
 
 // clean says that there was no body, or that all of it is sent.
 func (s *sender) clean() bool {
+	if s.h2c != nil {
+		return s.h2c.whole.Load()
+	}
 	if s.done == nil {
 		return s.x.framing == noBody
 	}
@@ -75,7 +79,7 @@ func (s *sender) interrupt() {
 	}
 	// On HTTP/1.1 the connection is not used again after this, see deliver and refuse.
 	_ = http.NewResponseController(s.x.w).SetReadDeadline(time.Unix(1, 0))
-	if s.x.r.ProtoMajor == 2 {
+	if s.x.r.ProtoMajor >= 2 {
 		s.x.r.Body.Close()
 	}
 	<-s.done
@@ -114,13 +118,18 @@ func (s *sender) run() {
 	buf := s.pools.buffers.Get().(*[]byte)
 	defer s.pools.buffers.Put(buf)
 	rc := http.NewResponseController(s.x.w)
+	sent := int64(0)
 	for {
 		n, err := s.x.readBody(rc, (*buf)[chunkRoom:len(*buf)-chunkTail], s.answering.Load())
 		if n > 0 {
 			s.x.arrived(n)
+			sent += int64(n)
 			if !s.write(s.piece(*buf, n)) {
 				return
 			}
+		}
+		if err == io.EOF && s.x.framing == fixedLength && sent != s.x.r.ContentLength {
+			err = io.ErrUnexpectedEOF // the instance waits for the rest, and would take what comes next for it
 		}
 		if err == io.EOF {
 			break

@@ -214,6 +214,7 @@ func (t *tables) put(next bulwark.Table, wild map[bulwark.HostName]bulwark.AppID
 		if !stays[i] {
 			i.retired.Store(true)
 			i.conns.closeIdle()
+			i.h2c.retire()
 		}
 	}
 	for _, a := range touched {
@@ -276,6 +277,7 @@ func (t *tables) sweep(ctx context.Context) {
 		case now := <-tick.C:
 			for _, i := range t.all() {
 				i.conns.closeStale(now)
+				i.h2c.tidy(now)
 				if i.retired.Load() && i.inFlight.Load() == 0 {
 					t.forget(i)
 				}
@@ -297,5 +299,6 @@ func (t *tables) close() {
 	for _, i := range t.all() {
 		i.retired.Store(true)
 		i.conns.closeIdle()
+		i.h2c.retire()
 	}
 }

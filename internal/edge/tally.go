@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"maps"
 	"sync"
 	"time"
 
@@ -18,6 +19,7 @@ type tally struct {
 	mu       sync.Mutex // guards what follows
 	minutes  [tallyMinutes]tallyMinute
 	examples map[bulwark.Refusal][]bulwark.ShieldExample // the newest last
+	total    map[bulwark.Refusal]uint64                  // since the edge began
 }
 
 type tallyMinute struct {
@@ -36,14 +38,22 @@ func (t *tally) note(x bulwark.ShieldExample) {
 	}
 	m.counts[x.Reason]++
 	if t.examples == nil {
-		t.examples = map[bulwark.Refusal][]bulwark.ShieldExample{}
+		t.examples, t.total = map[bulwark.Refusal][]bulwark.ShieldExample{}, map[bulwark.Refusal]uint64{}
 	}
+	t.total[x.Reason]++
 	list := t.examples[x.Reason]
 	if len(list) == tallyExamples {
 		copy(list, list[1:])
 		list = list[:tallyExamples-1]
 	}
 	t.examples[x.Reason] = append(list, x)
+}
+
+// all are the counts since the edge began.
+func (t *tally) all() map[bulwark.Refusal]uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return maps.Clone(t.total)
 }
 
 // stats is the last hour.

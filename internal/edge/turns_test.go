@@ -236,7 +236,7 @@ func (tripping) Write([]byte) (int, error) { panic("tripped") }
 
 // Who trips over a request takes no turn along.
 func TestTurnsOutliveAPanic(t *testing.T) {
-	e := &edge{turns: newTurns(1), guards: newGuards(1), headers: newDefaultHeaders(), log: newAccessLog(nil)}
+	e := &edge{turns: newTurns(1), guards: newGuards(1, policies{}), headers: newDefaultHeaders(), log: newAccessLog(nil)}
 	p := &proxy{edge: e, pools: newExchanges()}
 	for range 3 {
 		func() {

@@ -48,7 +48,7 @@ type Flow struct {
 // Flows is the whole matrix: what is not in it is refused. The router's rules for instances are made from the rows that begin at Run.
 func Flows() []Flow {
 	return []Flow{
-		{Outside, Edge, TCP, 0, "the ports for http and https, on all addresses or on the loopback alone (installation.json)"},
+		{Outside, Edge, TCP, 0, "the ports for http and https (that one by UDP, too), on all addresses or on the loopback alone (installation.json)"},
 		{Outside, Control, TCP, 0, "the ports of the API and of git, likewise; nothing is answered without a known key"},
 		{Edge, Run, Handed, 0, "made by dial inside the instance's network namespace, or for a sandbox in the router's, on the port of the release and for a host that the app claimed"},
 		{Run, Names, UDP, 53, "the router's address; answers lead nowhere by themselves"},

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/bulwark-paas/bulwark"
@@ -48,6 +49,7 @@ func (b *builds) measure(ctx context.Context, dir string, uid uint32, commit bul
 			return "", err
 		}
 	}
+	brought := &broughtPack{r: pack}
 	run := func(stdin io.Reader, stdout io.Writer, args ...string) error {
 		err := b.config.Cells.Run(ctx, cell.Cmd{What: "Unpacking the source", Hint: "Look for very large files or very many of them in the commit.",
 			Path: b.config.Git, Args: append([]string{"--git-dir", repo, "--work-tree", src}, args...), Dir: src,
@@ -59,7 +61,10 @@ func (b *builds) measure(ctx context.Context, dir string, uid uint32, commit bul
 		}
 		return err
 	}
-	if err := run(pack, nil, "index-pack", "--stdin", "--strict"); err != nil {
+	if err := run(brought, nil, "index-pack", "--stdin", "--strict"); err != nil {
+		if cut := brought.cut.Load(); cut != nil { // git saw an early end, and that is nobody's commit
+			return "", fmt.Errorf("node: the source did not come in whole: %w", *cut)
+		}
 		return "", err
 	}
 	// Two questions at once: a person waits for each program that starts.
@@ -80,6 +85,20 @@ func (b *builds) measure(ctx context.Context, dir string, uid uint32, commit bul
 		return "", err
 	}
 	return name, os.RemoveAll(repo)
+}
+
+// broughtPack remembers how the stream of a pack broke off.
+type broughtPack struct {
+	r   io.Reader
+	cut atomic.Pointer[error]
+}
+
+func (p *broughtPack) Read(b []byte) (int, error) {
+	n, err := p.r.Read(b)
+	if err != nil && err != io.EOF {
+		p.cut.Store(&err)
+	}
+	return n, err
 }
 
 // count refuses a tree that is more than a source may be. git says what is in it, entry by entry, and is stopped where it is

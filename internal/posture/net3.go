@@ -115,6 +115,9 @@ func (w *World) declaredOnly(r *Record) error {
 			if strings.HasPrefix(table, "udp") && s.remote.Port() != 0 {
 				continue // a question to a resolver, not a listener
 			}
+			if declared[s.local.Port()] == "https" && strings.HasPrefix(table, "udp") {
+				continue // HTTP/3, at the same port
+			}
 			if name, ok := declared[s.local.Port()]; ok && strings.HasPrefix(table, "tcp") {
 				found[s.local.Port()] = true
 				c, err := dialOnce(netip.AddrPortFrom(loopback, s.local.Port()))

@@ -33,6 +33,20 @@ func (s *Server) getShield(ctx context.Context, actor access.Actor, in *AppPath)
 	return out, nil
 }
 
+// appMetrics passes on what the edge counted of an app.
+func (s *Server) appMetrics(ctx context.Context, actor access.Actor, in *AppPath, accept string) (string, []byte, error) {
+	a, err := app.ByName(ctx, s.db.Reader(), actor.Tenant(), in.App)
+	if err != nil {
+		return "", nil, err
+	}
+	return s.edge.Metrics(ctx, a.ID, accept)
+}
+
+// metrics passes on what the edge counted of all apps, and of itself.
+func (s *Server) metrics(ctx context.Context, _ access.Actor, _ *platformIn, accept string) (string, []byte, error) {
+	return s.edge.Metrics(ctx, "", accept)
+}
+
 // listPatches tells of the virtual patches, by the node's word, and what met them, by the edge's.
 func (s *Server) listPatches(ctx context.Context, _ access.Actor, _ *platformIn) ([]client.VirtualPatch, error) {
 	var all []nodeapi.Patch

@@ -132,7 +132,7 @@ func (u *unit) recoverListener(l leftListener, take func(leftDescriptor) (int, b
 		return // the table has changed, or another process gave it already
 	}
 	spec := u.spec.Listeners[i]
-	if spec.Network != "tcp" {
+	if spec.unix() {
 		if st, err := os.Lstat(spec.Address); err != nil || st.Mode().Type() != os.ModeSocket {
 			return // nobody could connect
 		}
@@ -146,7 +146,7 @@ func (u *unit) recoverListener(l leftListener, take func(leftDescriptor) (int, b
 		return
 	}
 	accepts, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
-	if err != nil || accepts != 1 || got.bound != l.Bound {
+	if err != nil || (accepts == 1) == (spec.Network == "udp") || got.bound != l.Bound {
 		unix.Close(fd) // no longer what we made: bind anew
 		return
 	}

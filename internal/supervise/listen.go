@@ -31,7 +31,9 @@ func bind(l Listener) (listener, error) {
 	var err error
 	switch l.Network {
 	case "tcp":
-		fd, err = bindTCP(l)
+		fd, err = bindPort(l, unix.SOCK_STREAM)
+	case "udp":
+		fd, err = bindPort(l, unix.SOCK_DGRAM)
 	case "unix":
 		fd, err = bindUnix(l.Address, unix.SOCK_STREAM, l.Owner, l.Mode, listenOn)
 	case "unixpacket":
@@ -79,15 +81,15 @@ func bracket(a netip.Addr) string {
 	return a.String()
 }
 
-func bindTCP(l Listener) (int, error) {
+func bindPort(l Listener, kind int) (int, error) {
 	ap, err := netip.ParseAddrPort(l.Address)
 	if err != nil {
 		return -1, bulwark.Invalid(fmt.Sprintf("%q is not an address to listen on.", l.Address), "Give an IP address and a port.")
 	}
-	fd, err := bindAddr(ap)
+	fd, err := bindAddr(ap, kind)
 	if ap.Addr() == netip.IPv6Unspecified() && (err == unix.EAFNOSUPPORT || err == unix.EADDRNOTAVAIL) {
 		// A machine without IPv6: "all addresses" are the IPv4 ones.
-		fd, err = bindAddr(netip.AddrPortFrom(netip.IPv4Unspecified(), ap.Port()))
+		fd, err = bindAddr(netip.AddrPortFrom(netip.IPv4Unspecified(), ap.Port()), kind)
 	}
 	if err == nil {
 		return fd, nil
@@ -98,7 +100,7 @@ func bindTCP(l Listener) (int, error) {
 	}
 	switch err {
 	case unix.EADDRINUSE:
-		return -1, bulwark.Fail(bulwark.KindConflict, fmt.Sprintf("Port %d (%s) is taken by %s.", ap.Port(), l.Name, describeProcess(portHolder(ap.Port()))),
+		return -1, bulwark.Fail(bulwark.KindConflict, fmt.Sprintf("Port %d (%s) is taken by %s.", ap.Port(), l.Name, describeProcess(portHolder(l.Network, ap.Port()))),
 			"Stop that program, or: "+hint, err)
 	case unix.EACCES:
 		return -1, bulwark.Fail(bulwark.KindForbidden, fmt.Sprintf("Listening on port %d is not permitted.", ap.Port()), "Start bulwark as root. "+hint, err)
@@ -109,24 +111,31 @@ func bindTCP(l Listener) (int, error) {
 	return -1, fmt.Errorf("supervise: cannot listen on %s: %w", l.Address, err)
 }
 
-func bindAddr(ap netip.AddrPort) (int, error) {
+// datagrams is the room for datagrams that wait, in bytes: while a process is replaced nobody reads them.
+const datagrams = 4 << 20
+
+func bindAddr(ap netip.AddrPort, kind int) (int, error) {
 	family, sa := unix.AF_INET6, unix.Sockaddr(&unix.SockaddrInet6{Port: int(ap.Port()), Addr: ap.Addr().As16()})
 	if ap.Addr().Is4() {
 		family, sa = unix.AF_INET, &unix.SockaddrInet4{Port: int(ap.Port()), Addr: ap.Addr().As4()}
 	}
-	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	fd, err := unix.Socket(family, kind|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return -1, err
 	}
 	// The old connections of an earlier run may linger; a socket that listens is refused all the same.
-	err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+	if kind == unix.SOCK_STREAM {
+		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
+	} else {
+		err = errors.Join(unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, datagrams), unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, datagrams))
+	}
 	if err == nil && family == unix.AF_INET6 {
 		err = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 0)
 	}
 	if err == nil {
 		err = unix.Bind(fd, sa)
 	}
-	if err == nil {
+	if err == nil && kind == unix.SOCK_STREAM {
 		err = unix.Listen(fd, backlog)
 	}
 	if err != nil {
@@ -178,13 +187,14 @@ func bindUnix(path string, kind int, owner uint32, mode fs.FileMode, prepare fun
 }
 
 // portHolder returns the process that listens on a TCP port, 0 if it cannot be told.
-func portHolder(port uint16) int {
-	for _, file := range []string{"/proc/self/net/tcp", "/proc/self/net/tcp6"} {
+func portHolder(network string, port uint16) int {
+	state := map[string]string{"tcp": "0A", "udp": "07"}[network]
+	for _, file := range []string{"/proc/self/net/" + network, "/proc/self/net/" + network + "6"} {
 		b, _ := os.ReadFile(file)
 		for line := range bytes.Lines(b) {
 			f := strings.Fields(string(line))
-			// local address, remote address, state (0A is LISTEN), …, the inode tenth (proc_net_tcp.rst)
-			if len(f) > 9 && f[3] == "0A" && strings.HasSuffix(f[1], fmt.Sprintf(":%04X", port)) {
+			// local address, remote address, state (0A is LISTEN, 07 an open UDP socket), …, the inode tenth (proc_net_tcp.rst)
+			if len(f) > 9 && f[3] == state && strings.HasSuffix(f[1], fmt.Sprintf(":%04X", port)) {
 				if pid := socketHolder(f[9]); pid != 0 {
 					return pid
 				}

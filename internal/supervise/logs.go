@@ -31,7 +31,13 @@ func (s *supervisor) rotateLogs(ctx context.Context) <-chan struct{} {
 		defer close(done)
 		t := time.NewTicker(logEvery)
 		defer t.Stop()
+		var forgot time.Time
 		for {
+			now := time.Now()
+			if since := now.Sub(forgot); since >= forgetEvery || since < 0 {
+				s.forgetLogs(now)
+				forgot = now
+			}
 			for _, u := range s.units {
 				if err := rotate(u.logPath(), s.cfg.LogLimit); err != nil {
 					s.log.Error("cannot rotate a log", "process", u.spec.Name, "error", err)
@@ -45,6 +51,20 @@ func (s *supervisor) rotateLogs(ctx context.Context) <-chan struct{} {
 		}
 	}()
 	return done
+}
+
+// forgetLogs takes out of the logs what they are not to keep for longer. It is never done while one is rotated.
+func (s *supervisor) forgetLogs(now time.Time) {
+	for _, u := range s.units {
+		if u.spec.Forget == nil {
+			continue
+		}
+		for _, suffix := range []string{"", ".1", ".2"} {
+			if err := forget(u.logPath()+suffix, u.spec.Forget, now); err != nil {
+				s.log.Error("cannot take old addresses out of a log", "process", u.spec.Name, "error", err)
+			}
+		}
+	}
 }
 
 // rotate moves the content of a log that is above limit to path.1, and that of path.1 to path.2. The processes keep

@@ -30,6 +30,8 @@ type Spec struct {
 	Prompt bool
 	// Apart has it begin in an empty network namespace of its own, where it reaches nothing: what it serves or enters it is handed.
 	Apart bool
+	// Forget changes a line of the process's log so that what is not to be kept for longer is gone, without changing its length; nil: all is kept.
+	Forget func(line []byte, now time.Time) bool `json:"-"`
 	// Threads bounds threads and processes of the user, 0 for no bound.
 	Threads uint64
 
@@ -48,7 +50,7 @@ type Spec struct {
 // Listener is a socket that the supervisor makes for a process.
 type Listener struct {
 	Name    string // in LISTEN_FDNAMES
-	Network string // "tcp", "unix" or "unixpacket"
+	Network string // "tcp", "udp", "unix" or "unixpacket"
 	Address string // "host:port", or an absolute path
 	// Flag is the flag of `bulwark up` that changes the port, for the message when it is taken.
 	Flag string
@@ -56,6 +58,9 @@ type Listener struct {
 	Owner uint32
 	Mode  fs.FileMode
 }
+
+// unix says that it is a socket in the file system.
+func (l Listener) unix() bool { return l.Network == "unix" || l.Network == "unixpacket" }
 
 // valid checks what would break the contract with the children; a failure is a mistake of ours.
 func (s Spec) valid() error {
@@ -78,7 +83,7 @@ func (s Spec) valid() error {
 			return bad("listener names must be plain and different")
 		}
 		seen[l.Name] = true
-		if l.Network != "tcp" && len(l.Address) > 107 {
+		if l.unix() && len(l.Address) > 107 {
 			return bulwark.Invalid(fmt.Sprintf("The socket path %s is longer than 107 characters.", l.Address), "Choose a shorter root.")
 		}
 	}
@@ -129,6 +134,9 @@ func Table(inst *install.Installation, x Extra) []Spec {
 	public := func(name, flag string, port uint16) Listener {
 		return Listener{Name: name, Network: "tcp", Address: fmt.Sprintf("%s:%d", bracket(inst.Listen.Public), port), Flag: flag}
 	}
+	datagrams := func(name, flag string, port uint16) Listener {
+		return Listener{Name: name, Network: "udp", Address: fmt.Sprintf("%s:%d", bracket(inst.Listen.Public), port), Flag: flag}
+	}
 	operator := func(name, flag string, port uint16) Listener {
 		return Listener{Name: name, Network: "tcp", Address: fmt.Sprintf("%s:%d", bracket(inst.Listen.Operator), port), Flag: flag}
 	}
@@ -155,9 +163,9 @@ func Table(inst *install.Installation, x Extra) []Spec {
 		{Name: "server", Apart: true, User: inst.User(install.Server), Threads: 4096, Store: 16, Grace: 30 * time.Second,
 			Listeners: []Listener{operator("api", "--api-port", inst.Ports.API), operator("ssh", "--ssh-port", inst.Ports.SSH)}},
 		// The edge drains for up to 30 s.
-		{Name: "edge", Apart: true, Prompt: true, User: inst.User(install.Edge), Threads: 1024, Store: 16, Overlap: true, Grace: 40 * time.Second,
+		{Name: "edge", Apart: true, Prompt: true, User: inst.User(install.Edge), Threads: 1024, Store: 16, Overlap: true, Forget: bulwark.ForgetClient, Grace: 40 * time.Second,
 			Listeners: []Listener{
-				public("https", "--https-port", inst.Ports.HTTPS), public("http", "--http-port", inst.Ports.HTTP),
+				public("https", "--https-port", inst.Ports.HTTPS), datagrams("quic", "--https-port", inst.Ports.HTTPS), public("http", "--http-port", inst.Ports.HTTP),
 				unixSocket("control", install.EdgeControl), unixSocket("certs", install.EdgeCerts), unixSocket("issued", install.EdgeIssued), packets("dial", install.EdgeDial),
 			}},
 		// The prober looks at every process's effective settings and into every namespace.

@@ -70,7 +70,7 @@ func (u *unit) open() error {
 		if err != nil {
 			return err
 		}
-		if l.Network != "tcp" && u.spec.Keep {
+		if l.unix() && u.spec.Keep {
 			u.endAdopted() // it listens where nobody comes any more
 		}
 		u.listeners = append(u.listeners, bound)
@@ -86,7 +86,7 @@ func (u *unit) holdsPort(l Listener, err error) bool {
 	if perr != nil || !errors.Is(err, unix.EADDRINUSE) {
 		return false
 	}
-	holder := portHolder(ap.Port())
+	holder := portHolder(l.Network, ap.Port())
 	return slices.ContainsFunc(u.children, func(c *child) bool { return c.pid == holder })
 }
 
@@ -353,7 +353,7 @@ func (u *unit) close(tidy bool) {
 	defer u.mu.Unlock()
 	for _, l := range u.listeners {
 		unix.Close(l.fd)
-		if tidy && l.spec.Network != "tcp" {
+		if tidy && l.spec.unix() {
 			os.Remove(l.spec.Address)
 		}
 	}

@@ -52,10 +52,16 @@ func main() {
 	mux.HandleFunc("POST /{$}", echo)
 	mux.HandleFunc("GET /env", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintln(w, os.Getenv(r.FormValue("name"))) })
 	mux.HandleFunc("GET /slow", slow)
+	mux.HandleFunc("GET /proto", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintln(w, r.Proto, r.Header.Get("Client-Cert")) })
+	mux.HandleFunc("GET /page", page)
 	mux.HandleFunc("GET /kilobyte", kilobyte)
+	mux.HandleFunc("POST /kilobyte", func(w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body); kilobyte(w, r) })
+	mux.HandleFunc("GET /socket", socket)
 	mux.HandleFunc("GET /attack", attack)
 	mux.HandleFunc("GET /die", func(http.ResponseWriter, *http.Request) { os.Exit(3) })
-	srv := &http.Server{Addr: ":" + port, Handler: mux, ReadHeaderTimeout: 10 * time.Second}
+	srv := &http.Server{Addr: ":" + port, Handler: mux, ReadHeaderTimeout: 10 * time.Second, Protocols: new(http.Protocols)}
+	srv.Protocols.SetHTTP1(true)
+	srv.Protocols.SetUnencryptedHTTP2(true)
 	if mode != "stubborn" {
 		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 		defer stop()
@@ -94,6 +100,17 @@ func echo(w http.ResponseWriter, r *http.Request) { io.Copy(w, r.Body) }
 func kilobyte(w http.ResponseWriter, _ *http.Request) { w.Write(kilo[:]) }
 
 var kilo = [1024]byte{}
+
+// socket gives back every byte that comes behind an upgrade.
+func socket(w http.ResponseWriter, _ *http.Request) {
+	c, buffered, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return
+	}
+	defer c.Close()
+	io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+	io.Copy(c, buffered)
+}
 
 func slow(w http.ResponseWriter, r *http.Request) {
 	ms, _ := strconv.Atoi(r.FormValue("ms"))
@@ -239,4 +256,14 @@ func who() string {
 		lines = append(lines, "Addr: "+a.String())
 	}
 	return strings.Join(lines, "; ")
+}
+
+// page is HTML of some length, with headers that are looser than the edge's.
+func page(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	w.Header().Set("X-Frame-Options", "ALLOWALL")
+	w.Header().Set("Referrer-Policy", "no-referrer")
+	for range 100 {
+		fmt.Fprintln(w, "<p>It was a dark and stormy night.</p>")
+	}
 }

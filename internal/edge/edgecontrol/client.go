@@ -124,6 +124,15 @@ func (c *Client) AccessEvents(ctx context.Context, app bulwark.AppID, after uint
 	return e, err
 }
 
+// Metrics returns what Prometheus is told of an app, or of all if it is empty, in the form that accept names as its header Accept does.
+func (c *Client) Metrics(ctx context.Context, app bulwark.AppID, accept string) (kind string, body []byte, err error) {
+	resp, b, err := c.answered(ctx, "GET", "/metrics?app="+string(app), http.Header{"Accept": {accept}}, nil)
+	if err != nil {
+		return "", nil, err
+	}
+	return resp.Header.Get("Content-Type"), b, nil
+}
+
 // leftHeader is in every answer of an edge that another one has taken over from: it did nothing of what it was asked.
 const leftHeader = "Bulwark-Left"
 
@@ -165,32 +174,38 @@ func (c *Client) do(ctx context.Context, method, path string, h http.Header, in,
 			return err
 		}
 	}
+	_, b, err := c.answered(ctx, method, path, h, body)
+	if err != nil || out == nil {
+		return err
+	}
+	if err := json.Unmarshal(b, out); err != nil {
+		return bulwark.Fail(bulwark.KindInternal, "The edge's answer cannot be read.", "Let server and edge be of the same version.", err)
+	}
+	return nil
+}
+
+// answered asks the edge that serves, and returns what it says unless that is an error.
+func (c *Client) answered(ctx context.Context, method, path string, h http.Header, body []byte) (*http.Response, []byte, error) {
 	resp, b, err := c.ask(ctx, method, path, h, body)
 	// Nothing that an edge which was left says counts; its successor is behind the same socket.
 	for again := time.Now().Add(leftFor); err == nil && resp.Header.Get(leftHeader) != "" && time.Now().Before(again); {
 		c.http.CloseIdleConnections()
 		select {
 		case <-ctx.Done():
-			return bulwark.Fail(bulwark.KindUnavailable, "The edge was not reached in time.", "Try again.", ctx.Err())
+			return nil, nil, bulwark.Fail(bulwark.KindUnavailable, "The edge was not reached in time.", "Try again.", ctx.Err())
 		case <-time.After(10 * time.Millisecond):
 		}
 		resp, b, err = c.ask(ctx, method, path, h, body)
 	}
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	if resp.StatusCode >= 400 {
 		e := &bulwark.Error{}
 		if json.Unmarshal(b, e) != nil || e.Kind == "" {
-			return bulwark.Failf(bulwark.KindInternal, "The edge answered with status %d.", resp.StatusCode)
+			return nil, nil, bulwark.Failf(bulwark.KindInternal, "The edge answered with status %d.", resp.StatusCode)
 		}
-		return e
+		return nil, nil, e
 	}
-	if out == nil {
-		return nil
-	}
-	if err := json.Unmarshal(b, out); err != nil {
-		return bulwark.Fail(bulwark.KindInternal, "The edge's answer cannot be read.", "Let server and edge be of the same version.", err)
-	}
-	return nil
+	return resp, b, nil
 }

@@ -89,7 +89,7 @@ func ParsePatch(name bulwark.PatchName, rules string) (*Patch, error) {
 	if err != nil {
 		return nil, bulwark.Fail(bulwark.KindInvalid, "The rules cannot be read: "+reason(err)+".", "Look at the line that is named; it counts from the patch's first.", nil)
 	}
-	p.fw = &Firewall{w}
+	p.fw = &Firewall{waf: w}
 	return p, nil
 }
 

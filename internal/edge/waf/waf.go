@@ -1,7 +1,8 @@
 // Package waf looks at requests for known attacks, by Coraza with the OWASP Core Rule Set.
 //
-// It promises that one look takes memory and time in proportion to what it is given, of a body at most [MaxBody]; that it opens no file and
-// keeps nothing of a request; and that what it says of one is made of the rules' own words. It parses what strangers send: who found a hole in it
+// It promises that one look takes memory and time in proportion to what it is given, of a body at most [MaxBody], and of what that decodes to
+// twice as much; that it opens no file and keeps nothing of a request; that it asks each rule that could match; and that what it says of a
+// request is made of the rules' own words. It parses what strangers send: who found a hole in it
 // would own the edge, and no more than that.
 package waf
 
@@ -12,6 +13,7 @@ import (
 
 	coreruleset "github.com/corazawaf/coraza-coreruleset/v4"
 	"github.com/corazawaf/coraza/v3"
+	"github.com/corazawaf/coraza/v3/experimental"
 	"github.com/corazawaf/coraza/v3/types"
 	"github.com/corazawaf/coraza/v3/types/variables"
 
@@ -49,15 +51,29 @@ SecAction "id:900200,phase:1,pass,t:none,nolog,setvar:'tx.allowed_methods=GET HE
 SecAction "id:900220,phase:1,pass,t:none,nolog,setvar:'tx.allowed_request_content_type=|application/x-www-form-urlencoded| |multipart/form-data| |text/xml| |application/xml| |application/soap+xml| |application/json| |application/reports+json| |application/csp-report| |application/cloudevents+json| |application/cloudevents-batch+json| |application/ld+json| |application/merge-patch+json| |application/json-patch+json| |application/problem+json| |application/vnd.api+json| |application/graphql+json| |application/grpc| |application/grpc-web| |application/grpc-web+proto| |application/x-protobuf| |application/octet-stream| |text/plain| |application/x-ndjson| |application/dns-message|'"
 `
 
+// ruleFiles are those with the rules about requests.
+const ruleFiles = "@owasp_crs/REQUEST-*.conf"
+
+// highestLevel is the highest of the rule set's paranoia levels.
+const highestLevel = 4
+
 // Firewall looks at requests. Its methods may be called by several goroutines.
-type Firewall struct{ waf coraza.WAF }
+type Firewall struct {
+	waf  coraza.WAF
+	plan *plan // nil: each rule is asked about each request
+	// views has what texts decode to looked at too.
+	views bool
+}
 
 // Config is what New may be told.
 type Config struct {
-	// Before and After are directives in SecLang that are read before and after the rule set.
+	// Before and After are directives in SecLang that are read before and after the rule set. Those after it must not have its rules look at
+	// more: a plan takes the rules as they stand in their files.
 	Before, After string
 	// Stock leaves the rule set as it comes, without what apps of today send beside what it takes for usual.
 	Stock bool
+	// Thorough asks each rule about each request, also where it cannot match: tests compare with it.
+	Thorough bool
 }
 
 // New reads the rules, which takes some tenths of a second. An error says what is wrong with the directives of the Config.
@@ -67,13 +83,35 @@ func New(c Config) (*Firewall, error) {
 	if !c.Stock {
 		before += allowances
 	}
+	f := &Firewall{}
+	own := "" // rules, beside those of the rule set
+	if !c.Stock {
+		f.views, own = true, beyond
+		registerViews()
+		before += viewRule
+	}
+	config := coraza.NewWAFConfig()
+	if !c.Thorough {
+		level := 1
+		if c.Stock {
+			level = highestLevel
+		}
+		var err error
+		if f.plan, err = newPlan(coreruleset.FS, ruleFiles, level, own); err != nil {
+			return nil, bulwark.Fail(bulwark.KindInvalid, "The rules of the firewall cannot be read.", "", err)
+		}
+		before += f.plan.directives(registerPlan(f.plan))
+		config = experimental.WAFConfigWithRuleObserver(config, f.plan.read)
+	}
+	before += own
 	// A line at a time is read: what comes from elsewhere must not continue ours.
-	w, err := coraza.NewWAF(coraza.NewWAFConfig().WithRootFS(coreruleset.FS).
+	var err error
+	f.waf, err = coraza.NewWAF(config.WithRootFS(coreruleset.FS).
 		WithDirectives(before).WithDirectives("Include @crs-setup.conf.example\nInclude @owasp_crs/*.conf\n").WithDirectives(c.After))
 	if err != nil {
 		return nil, bulwark.Fail(bulwark.KindInvalid, "The rules of the firewall cannot be read.", "", err)
 	}
-	return &Firewall{w}, nil
+	return f, nil
 }
 
 // Request is what is looked at. It is only read.
@@ -133,6 +171,7 @@ type Look struct{ tx types.Transaction }
 // Begin looks at a request. Call End in the end.
 func (f *Firewall) Begin(q *Request) *Look {
 	tx := f.waf.NewTransactionWithID(q.ID)
+	defer f.plan.drop(tx)
 	if len(q.Exclude) > 0 {
 		exclude(tx, q)
 	}
@@ -150,6 +189,9 @@ func (f *Firewall) Begin(q *Request) *Look {
 		tx.AddRequestHeader("Transfer-Encoding", e)
 	}
 	tx.SetServerName(q.Host)
+	if f.views {
+		document(tx, q)
+	}
 	it := tx.ProcessRequestHeaders()
 	if it == nil && len(q.Body) > 0 {
 		it, _, _ = tx.WriteRequestBody(q.Body[:min(len(q.Body), MaxBody)]) // into memory, which does not fail
@@ -221,6 +263,7 @@ func brief(s string) string {
 // remover is what Coraza's transactions can beside what their interface says.
 type remover interface {
 	RemoveRuleByID(id int)
+	RemoveRuleByIDRange(first, last int)
 }
 
 // targets are where an argument is looked for.

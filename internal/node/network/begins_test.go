@@ -76,6 +76,66 @@ func TestBeginsAreMetered(t *testing.T) {
 	})
 }
 
+// Who owned the edge has a socket for datagrams on the host's own network: it can answer by it, and begin nothing.
+func TestDatagramsAreAnswers(t *testing.T) {
+	alone(t, func() {
+		l := Leaving{Table: "bulwark-test", Egress: 3_000_001, Names: 3_000_002, Certs: 3_000_003, Platform: []uint16{8443}, Datagrams: []uint16{8443}}
+		var h Host
+		if _, err := h.Enforce(t.Context(), l); err != nil {
+			t.Errorf("%v\n%s", err, l.Rules())
+			return
+		}
+		for _, host := range []string{"127.0.0.1", "::1"} {
+			edge, err := net.ListenPacket("udp", net.JoinHostPort(host, "8443"))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			asks, err := net.ListenPacket("udp", net.JoinHostPort(host, "0"))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			other, err := net.ListenPacket("udp", net.JoinHostPort(host, "0"))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			heard := func(c net.PacketConn) bool {
+				_ = c.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
+				_, _, err := c.ReadFrom(make([]byte, 10))
+				return err == nil
+			}
+			say := func(to net.Addr) {
+				if _, err := edge.WriteTo([]byte("x"), to); err != nil && !errors.Is(err, unix.EPERM) {
+					t.Error(err)
+				}
+			}
+			say(asks.LocalAddr())
+			if heard(asks) {
+				t.Errorf("%s: somebody who did not ask is sent something", host)
+			}
+			if _, err := asks.WriteTo([]byte("?"), edge.LocalAddr()); err != nil || !heard(edge) {
+				t.Errorf("%s: nobody can ask: %v", host, err)
+			}
+			say(asks.LocalAddr())
+			if !heard(asks) {
+				t.Errorf("%s: who asked is not answered", host)
+			}
+			say(other.LocalAddr())
+			if heard(other) {
+				t.Errorf("%s: another program there is sent something", host)
+			}
+			for _, c := range []net.PacketConn{edge, asks, other} {
+				c.Close()
+			}
+		}
+		if changed, err := h.Enforce(t.Context(), l); err != nil || changed {
+			t.Errorf("what the kernel notes is taken for a change: %t %v", changed, err)
+		}
+	})
+}
+
 // cable connects this namespace with that of a thread: 192.0.2.1 here, and 192.0.2.2 and 192.0.2.3 and two networks of IPv6 there.
 func cable(thread int) error {
 	attrs := netlink.NewLinkAttrs()

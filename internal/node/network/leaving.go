@@ -23,6 +23,7 @@ type Leaving struct {
 	Connected []netip.Prefix // what the host itself is part of
 	Upstreams []netip.Prefix // proxies in front of the platform's ports, which connect for many
 	Platform  []uint16       // the platform's own ports, to which no name leads, whatever it is for
+	Datagrams []uint16       // those of them on which the edge answers datagrams
 	Open      []Opened       // closed addresses that somebody opened as addresses
 	// Authorities are where the operator's certificate authorities are, as far as that is not the internet.
 	Authorities []netip.AddrPort
@@ -108,6 +109,11 @@ func (l Leaving) Rules() string {
 		platform = append(platform, fmt.Sprint(p))
 	}
 	writeSet(&b, "platform", "inet_service", platform)
+	var datagrams []string
+	for _, p := range l.Datagrams {
+		datagrams = append(datagrams, fmt.Sprint(p))
+	}
+	writeSet(&b, "datagrams", "inet_service", datagrams)
 	for _, f := range []struct {
 		kind string
 		four bool
@@ -117,11 +123,15 @@ func (l Leaving) Rules() string {
 	}
 	for _, kind := range []string{"4", "6"} {
 		// What is in it is the kernel's: who began connections of late. It holds so many, and forgets them after a minute.
+		// And who sent datagrams, so that only they are answered. No connections are tracked for that: whoever floods could fill the table of these.
+		writeSet(&b, "asked"+kind, "ipv"+kind+"_addr . inet_service; flags dynamic,timeout; timeout 3m; size 262144", nil)
 		writeSet(&b, "begins"+kind, "ipv"+kind+"_addr; flags dynamic,timeout; timeout 1m; size 65535", nil)
 	}
 	lines := []string{
 		"chain arrive {",
 		"\ttype filter hook input priority filter; policy accept;",
+		"\tudp dport @datagrams update @asked4 { ip saddr . udp sport }",
+		"\tudp dport @datagrams update @asked6 { ip6 saddr . udp sport }",
 		"\tiif lo accept",
 		"\tip saddr @upstreams4 accept",
 		"\tip6 saddr @upstreams6 accept",
@@ -134,9 +144,16 @@ func (l Leaving) Rules() string {
 		"}",
 		"chain leave {",
 		"\ttype filter hook output priority filter; policy accept;",
+		// The edge answers datagrams; who owned it could otherwise send them anywhere.
+		"\tudp sport @datagrams jump answer",
 		fmt.Sprintf("\tmeta skuid %d goto egress", l.Egress),
 		fmt.Sprintf("\tmeta skuid %d goto names", l.Names),
 		fmt.Sprintf("\tmeta skuid %d goto certs", l.Certs),
+		"}",
+		"chain answer {",
+		"\tip daddr . udp dport @asked4 accept",
+		"\tip6 daddr . udp dport @asked6 accept",
+		"\tdrop",
 		"}",
 		"chain refuse {",
 		"\tmeta l4proto tcp reject with tcp reset",

@@ -29,6 +29,13 @@ func serve(o *options, stderr io.Writer) error {
 		return fmt.Errorf("PORT: %w", err)
 	}
 	mux := http.NewServeMux()
+	mux.HandleFunc("GET /loose", func(w http.ResponseWriter, _ *http.Request) {
+		for k, v := range map[string]string{"Strict-Transport-Security": "max-age=0", "X-Content-Type-Options": "no", "X-Frame-Options": "ALLOWALL", "Referrer-Policy": "unsafe-url",
+			"Permissions-Policy": "camera=*, microphone=*", "Content-Security-Policy": "frame-ancestors *", "Server": "bulwark-kit", "X-Powered-By": "bulwark-kit"} {
+			w.Header().Set(k, v)
+		}
+		_, _ = io.WriteString(w, "loose\n")
+	})
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "bulwark-kit\n") })
 	mux.HandleFunc("GET /echo", func(w http.ResponseWriter, r *http.Request) {
 		x := r.URL.Query().Get("x")
