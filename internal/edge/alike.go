@@ -23,7 +23,7 @@ var alikeSeed = maphash.MakeSeed()
 
 // has tells whether a likeness was found harmless.
 func (a *alike) has(likeness uint64) bool {
-	return a != nil && a[likeness%alikeSlots].Load() == likeness
+	return a != nil && likeness != 0 && a[likeness%alikeSlots].Load() == likeness
 }
 
 func (a *alike) add(likeness uint64) { a[likeness%alikeSlots].Store(likeness) }

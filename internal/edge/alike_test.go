@@ -4,6 +4,7 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -79,5 +80,24 @@ func TestAlike(t *testing.T) {
 	r.shield(app, bulwark.Shield{TLS: bulwark.TLSModern})
 	if !looked("/") {
 		t.Error("it is not looked at by what people chose")
+	}
+}
+
+// What is not known to be alike was taken for what was seen, once anything had been seen: no body was looked at any more.
+func TestHoleBodiesAreAlike(t *testing.T) {
+	r := newRig(t, nil)
+	app := r.serve("a.example.org", backend(t, func(w http.ResponseWriter, q *http.Request) {
+		_, _ = io.Copy(io.Discard, q.Body)
+		io.WriteString(w, "ok")
+	}))
+	c := r.client(true)
+	get(t, c, "https://a.example.org/") // harmless
+	for n := range 3 {
+		resp, err := c.Post("https://a.example.org/", "application/x-www-form-urlencoded", strings.NewReader("id=1' or '1'='1 union select password from users--"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		r.stats(app, bulwark.NotedWAF, n+1)
 	}
 }

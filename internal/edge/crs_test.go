@@ -97,6 +97,7 @@ func coreRuleSet(t *testing.T, h2 bool) {
 	r := newRig(t, func(c *Config) {
 		c.Firewall = f
 		c.observe = func(id string, v waf.Verdict) { seen.Store(id, v) }
+		c.alikeFor = 1 // some tests are alike
 	})
 	hosts := map[bulwark.HostName]bool{"localhost": true}
 	each(t, func(_ string, in ruleInput, _ ruleOutput) {
