@@ -41,12 +41,12 @@ var rules = []rule{
 		why: "the nouns are what all processes have in common, down to the one in an app's own container; what they import, all do",
 	},
 	{
-		who: []string{"internal/edge"}, only: []string{".", "internal/fdpass", "internal/sandbox", "internal/edge/waf"},
+		who: []string{"internal/edge"}, only: []string{".", "internal/fdpass", "internal/sandbox", "internal/edge/waf", "internal/astable"},
 		why: "whoever owns the edge sees traffic and nothing else: no store, no keys, no driver may be in its memory",
 	},
 	{
-		who: []string{"internal/edge/waf"}, only: nouns,
-		why: "it reads what strangers wrote, as a guest in the edge: it knows a request and rules, and nothing else",
+		who: []string{"internal/edge/waf", "internal/astable"}, only: nouns,
+		why: "they are guests in the edge: what one reads strangers wrote, and the other is asked about each request",
 	},
 	{
 		who: []string{"internal/dial"}, only: []string{".", "internal/fdpass", "internal/sandbox"},
@@ -92,7 +92,7 @@ var rules = []rule{
 		only: []string{".", "internal/node/...", "internal/statement", "internal/seal", "internal/enrol", "internal/instance/driver", "internal/instance/containerd",
 			"internal/dial", "internal/egress", "internal/resolver", "internal/netpolicy", "internal/build/buildspec", "internal/db", "internal/process",
 			"internal/right", "internal/source/pushnonce", "internal/source/tree", "internal/sbom", "internal/sbom/inventory", "internal/fdpass", "internal/sandbox", "internal/atomicfile", "internal/terminal",
-			"internal/certs/certsapi", "internal/certchain"},
+			"internal/certs/certsapi", "internal/certchain", "internal/astable"},
 		why: "the node believes statements, not the server: what the control plane decides must not be code that the node runs",
 	},
 	{

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"net/netip"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -153,5 +154,25 @@ func TestParseCSPolicy(t *testing.T) {
 		if _, err := bulwark.ParseCSPolicy(s); err == nil {
 			t.Errorf("%.40q is taken", s)
 		}
+	}
+}
+
+func TestASN(t *testing.T) {
+	for text, want := range map[string]bulwark.ASN{"AS64500": 64500, "as1": 1, "AS4294967295": 4294967295} {
+		if n, err := bulwark.ParseASN(text); n != want || err != nil || !strings.EqualFold(n.String(), text) {
+			t.Error(text, n, err)
+		}
+	}
+	for _, text := range []string{"", "AS", "AS0", "AS01", "AS-1", "AS4294967296", "64500", "AS1.5", "ASN1", "AS1 "} {
+		if n, err := bulwark.ParseASN(text); err == nil {
+			t.Error(text, "is", n)
+		}
+	}
+	s, err := bulwark.Shield{}.With(bulwark.ShieldChange{DenyAS: []bulwark.ASN{3, 1, 3}})
+	if err != nil || !slices.Equal(s.DenyAS, []bulwark.ASN{1, 3}) || s.IsDefault() {
+		t.Error(s, err)
+	}
+	if s, err = s.With(bulwark.ShieldChange{ForgetAS: []bulwark.ASN{1, 3}}); err != nil || !s.IsDefault() {
+		t.Error(s, err)
 	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -17,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/bulwark-paas/bulwark"
+	"github.com/bulwark-paas/bulwark/internal/astable"
 	"github.com/bulwark-paas/bulwark/internal/atomicfile"
 	"github.com/bulwark-paas/bulwark/internal/base"
 	"github.com/bulwark-paas/bulwark/internal/install"
@@ -41,6 +43,7 @@ func rootFlag(cmd *cobra.Command, root *string) {
 type upOptions struct {
 	install.Options
 	name, domain, bases, probes, grace string
+	asTable                            string
 	proxyProtocol, onlyUpstreams       string
 }
 
@@ -68,6 +71,7 @@ func (o *upOptions) flags(cmd *cobra.Command) {
 	f.StringVar(&o.Upstreams.Header, "upstreams-header", "", "header in which they say it: "+strings.Join(install.ClientHeaders(), ", ")+" (default X-Forwarded-For, with cloudflare Cf-Connecting-Ip)")
 	f.StringVar(&o.proxyProtocol, "upstreams-proxy-protocol", "", "their connections begin with a PROXY header: on or off (default off)")
 	f.StringVar(&o.onlyUpstreams, "upstreams-only", "", "nobody else may connect: on or off (default off)")
+	f.StringVar(&o.asTable, "as-table", "", "file that says which networks are which operator's, for shield deny AS64500: lines as iptoasn or BGP tools publish them, gzip or not; it is kept")
 	f.Uint16Var(&o.Ports.HTTP, "http-port", 0, "port for http (default 80)")
 	f.Uint16Var(&o.Ports.HTTPS, "https-port", 0, "port for https (default 443)")
 	f.Uint16Var(&o.Ports.API, "api-port", 0, "port of the API (default 8443)")
@@ -133,21 +137,44 @@ func upCommand(e *env) *cobra.Command {
 			}
 			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM)
 			defer stop()
-			return up(ctx, e, o)
+			return up(ctx, e, o, opt.asTable)
 		},
 	}
 	opt.flags(cmd)
 	return cmd
 }
 
+// importNetworks takes a table of networks in, and returns whether it is another than before.
+func importNetworks(inst *install.Installation, path string) (bool, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return false, bulwark.Fail(bulwark.KindInvalid, fmt.Sprintf("The table of networks %s cannot be read.", path), "", err)
+	}
+	defer f.Close()
+	b, err := astable.Compile(f)
+	if err != nil {
+		return false, err
+	}
+	if was, err := os.ReadFile(inst.ASTable()); err == nil && bytes.Equal(was, b) {
+		return false, nil
+	}
+	return true, atomicfile.Write(inst.ASTable(), b, 0o644)
+}
+
 // up makes the installation if there is none, and supervises it.
-func up(ctx context.Context, e *env, opt install.Options) error {
+func up(ctx context.Context, e *env, opt install.Options, asTable string) error {
 	inst, err := install.Create(opt)
 	if err != nil {
 		return err
 	}
 	if err := inst.Check(); err != nil {
 		return err
+	}
+	var renewed bool
+	if asTable != "" {
+		if renewed, err = importNetworks(inst, asTable); err != nil {
+			return err
+		}
 	}
 	tools, err := toolchains(ctx, e)
 	if err != nil {
@@ -175,7 +202,16 @@ func up(ctx context.Context, e *env, opt install.Options) error {
 				log.Warn("systemd does not hear that the sockets are open", "error", err)
 			}
 		},
-		Ready: func() { fmt.Fprintln(e.stdout, "ready") },
+		Ready: func() {
+			if renewed { // those that went on while there was no supervisor have the table from before
+				for _, p := range []string{"edge", "node"} {
+					if err := supervise.NewClient(inst).Restart(ctx, p); err != nil {
+						log.Error("the table of networks is not in force", "process", p, "error", err)
+					}
+				}
+			}
+			fmt.Fprintln(e.stdout, "ready")
+		},
 	})
 }
 

@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/bulwark-paas/bulwark"
+	"github.com/bulwark-paas/bulwark/internal/astable"
 	"github.com/bulwark-paas/bulwark/internal/certs"
 	"github.com/bulwark-paas/bulwark/internal/certs/certsapi"
 	"github.com/bulwark-paas/bulwark/internal/dial"
@@ -174,6 +175,10 @@ func runNode(ctx context.Context, c *child) error {
 	if err != nil {
 		return err
 	}
+	operators, err := astable.Open(i.ASTable())
+	if err != nil {
+		return err
+	}
 	var tools node.Toolchains
 	if err := readJSON(toolchainsFile(i), &tools); err != nil {
 		return err
@@ -191,7 +196,7 @@ func runNode(ctx context.Context, c *child) error {
 		Workers: cell.UserRange{First: i.User(install.Workers), Count: install.WorkerCount}, BuildDisk: int64(i.BuildDisk) * 1e6, Grace: i.Grace.Duration(),
 		KeyAge: i.KeyAge, Block: func(n uint32) (uint32, error) { r, err := i.Block(n); return r.Base, err },
 		Restored: c.files, Keeper: c.notifier, Certs: node.CertsConfig{Listener: fromCerts, UID: i.User(install.Certs), Authorities: issuers, Email: i.ACME.Email, Updates: updates},
-		NameServer: i.NameServerAddress(), Toolchains: tools, SSHHostKey: hostKeyFile(i), PostureKey: filepath.Join(i.PostureDir(), posture.PublicKeyFile), Log: c.log,
+		NameServer: i.NameServerAddress(), Operators: operators, Toolchains: tools, SSHHostKey: hostKeyFile(i), PostureKey: filepath.Join(i.PostureDir(), posture.PublicKeyFile), Log: c.log,
 	}, c.ready)
 }
 
@@ -370,6 +375,9 @@ func runEdge(ctx context.Context, c *child) error {
 	i := c.inst
 	cfg.ServerUID, cfg.NodeUID, cfg.DialUID, cfg.CertsUID = i.User(install.Server), 0, i.User(install.Dial), i.User(install.Certs)
 	if cfg.Upstreams, err = upstreams(i); err != nil {
+		return err
+	}
+	if cfg.ASTable, err = astable.Open(i.ASTable()); err != nil {
 		return err
 	}
 	cfg.Restored, cfg.Logger = c.files, c.log

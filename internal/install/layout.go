@@ -96,6 +96,9 @@ func (i *Installation) LogDir() string { return filepath.Join(i.Root, "logs") }
 // ServerDir belongs to the server: its database and the git repositories.
 func (i *Installation) ServerDir() string { return filepath.Join(i.Root, "server") }
 
+// ASTable is whose networks are whose, for the edge and the node to read.
+func (i *Installation) ASTable() string { return filepath.Join(i.Root, "networks.table") }
+
 // NodeDir belongs to the node: its ledger and the site's keys.
 func (i *Installation) NodeDir() string { return filepath.Join(i.Root, "node") }
 

@@ -27,6 +27,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bulwark-paas/bulwark"
+	"github.com/bulwark-paas/bulwark/internal/astable"
 	"github.com/bulwark-paas/bulwark/internal/dial"
 	"github.com/bulwark-paas/bulwark/internal/enrol"
 	"github.com/bulwark-paas/bulwark/internal/instance/containerd"
@@ -79,7 +80,8 @@ type Config struct {
 	SSHHostKey string // file with the git server's public host key, written by the server
 	PostureKey string // file with the prober's public key, written by the prober, who is root
 	Certs      CertsConfig
-	NameServer string // "ADDRESS:PORT" of the name server that says whose a host name is; empty: those that the host asks
+	Operators  *astable.Table // whose networks are whose
+	NameServer string         // "ADDRESS:PORT" of the name server that says whose a host name is; empty: those that the host asks
 	Log        *slog.Logger
 }
 
@@ -140,7 +142,7 @@ func open(ctx context.Context, c Config) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	l, err := ledger.Open(ctx, ledger.Config{Path: filepath.Join(c.Dir, "ledger.db"), Key: keys.node, Keys: keys.projects, Domain: c.Domain, Grace: c.Grace})
+	l, err := ledger.Open(ctx, ledger.Config{Path: filepath.Join(c.Dir, "ledger.db"), Key: keys.node, Keys: keys.projects, Domain: c.Domain, Grace: c.Grace, Operators: c.Operators})
 	if err != nil {
 		return nil, err
 	}

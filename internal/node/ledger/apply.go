@@ -104,7 +104,7 @@ func (l *Ledger) apply(tx *sql.Tx, p *Principal, s *statement.Statement, r *Rece
 			return err
 		})
 	case statement.KindShieldSet:
-		return decode(s, func(b statement.Shield) error { return setShield(tx, app, b.Change) })
+		return decode(s, func(b statement.Shield) error { return l.setShield(tx, app, b.Change) })
 	}
 	return bulwark.Invalid(fmt.Sprintf("There is no statement of kind %q.", s.Kind), "Use a bulwark command of the same version as the server.")
 }

@@ -35,14 +35,17 @@ import (
 
 // Ledger is the open book.
 type Ledger struct {
-	db      *db.DB
-	key     ed25519.PrivateKey
-	public  statement.Key
-	keys    *projectkeys.Ring
-	domain  bulwark.HostName
-	now     func() time.Time
-	grace   time.Duration
-	ran     func() time.Duration
+	db     *db.DB
+	key    ed25519.PrivateKey
+	public statement.Key
+	keys   *projectkeys.Ring
+	domain bulwark.HostName
+	now    func() time.Time
+	grace  time.Duration
+	ran    func() time.Duration
+
+	operators interface{ Has(bulwark.ASN) bool }
+
 	counted time.Duration // up to where of ran graces have been counted; guarded by being in a transaction, of which there is one at a time
 
 	logSigner note.Signer // of the audit log's checkpoints
@@ -62,6 +65,8 @@ type Config struct {
 	Now    func() time.Time // nil means time.Now
 	// Grace is how long an app that is destroyed can be brought back; 0: not at all.
 	Grace time.Duration
+	// Operators says whether a network operator's number has networks; nil knows none.
+	Operators interface{ Has(bulwark.ASN) bool }
 	// Ran is how long this process has run, by a clock that nobody can set; nil means the monotonic one.
 	Ran func() time.Duration
 }
@@ -79,7 +84,7 @@ func Open(ctx context.Context, c Config) (*Ledger, error) {
 		opened := time.Now() // with its monotonic reading, by which Since goes
 		c.Ran = func() time.Duration { return time.Since(opened) }
 	}
-	l := &Ledger{db: d, key: c.Key, public: statement.NewKey(c.Key.Public().(ed25519.PublicKey)), keys: c.Keys, domain: c.Domain, now: c.Now, grace: c.Grace, ran: c.Ran, counted: c.Ran()}
+	l := &Ledger{db: d, key: c.Key, public: statement.NewKey(c.Key.Public().(ed25519.PublicKey)), keys: c.Keys, domain: c.Domain, now: c.Now, grace: c.Grace, operators: c.Operators, ran: c.Ran, counted: c.Ran()}
 	if l.logSigner, l.logKey, err = statement.LogSigner(c.Key); err == nil {
 		err = l.chainOld(ctx)
 	}

@@ -12,7 +12,13 @@ import (
 )
 
 // setShield changes what protects an app at the edge.
-func setShield(tx *sql.Tx, app *App, c bulwark.ShieldChange) error {
+func (l *Ledger) setShield(tx *sql.Tx, app *App, c bulwark.ShieldChange) error {
+	for _, n := range c.DenyAS { // what the edge could not tell must not look as if it were denied
+		if l.operators == nil || !l.operators.Has(n) {
+			return bulwark.Fail(bulwark.KindNotFound, fmt.Sprintf("No network of %s is known here.", n),
+				"Whose networks are whose is in a table that the operator of the installation gives: bulwark up --as-table FILE.", nil)
+		}
+	}
 	was, err := shieldOf(tx, app.ID)
 	if err != nil {
 		return err
