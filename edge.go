@@ -169,6 +169,9 @@ type AccessEvent struct {
 	Proto    string     `json:"proto"`
 	Client   string     `json:"client"`
 	Fault    string     `json:"fault,omitempty" doc:"what went wrong between the edge and the app"`
+	Trace    string     `json:"trace,omitempty" doc:"id of the trace, if the request is told of as a span (W3C Trace Context)"`
+	Span     string     `json:"span,omitempty" doc:"id of the span"`
+	Parent   string     `json:"parent,omitempty" doc:"id of the span that this one is part of; none: the trace begins here"`
 }
 
 // AccessEvents are requests that ended, the oldest first, and from where to ask for those after them.

@@ -19,6 +19,7 @@ type Shield struct {
 	Limits  []RateLimit    `json:"limits,omitempty"`
 	Allow   []netip.Prefix `json:"allow,omitempty"` // neither Deny nor a limit is about them
 	Deny    []netip.Prefix `json:"deny,omitempty"`
+	DenyAS  []ASN          `json:"denyAS,omitempty"` // all networks of these
 	TLS     TLSPolicy      `json:"tls,omitempty"`
 	// Challenge has browsers compute something before they are let in; the zero value is ChallengeOff.
 	Challenge ChallengeMode `json:"challenge,omitempty"`
@@ -36,6 +37,8 @@ type Shield struct {
 	Loosened []SecurityHeader `json:"loosened,omitempty"`
 	// CSP is what pages have as content security policy beside the app's own.
 	CSP CSPolicy `json:"csp,omitempty"`
+	// Trace is how many requests are told of as spans of traces.
+	Trace TraceShare `json:"trace,omitempty"`
 }
 
 // Backend is the protocol by which the edge speaks to an app's instances.
@@ -245,6 +248,8 @@ type ShieldChange struct {
 	Allow     []netip.Prefix `json:"allow,omitempty"`
 	Deny      []netip.Prefix `json:"deny,omitempty"`
 	Forget    []netip.Prefix `json:"forget,omitempty"` // of both lists
+	DenyAS    []ASN          `json:"denyAS,omitempty"`
+	ForgetAS  []ASN          `json:"forgetAS,omitempty"`
 	Exclude   []Exclusion    `json:"exclude,omitempty"`
 	Include   []Exclusion    `json:"include,omitempty"` // takes exclusions back
 	TLS       TLSPolicy      `json:"tls,omitempty"`
@@ -256,6 +261,7 @@ type ShieldChange struct {
 	Loosen []SecurityHeader `json:"loosen,omitempty"`
 	Keep   []SecurityHeader `json:"keep,omitempty"` // takes that back
 	CSP    CSPolicy         `json:"csp,omitempty"`  // CSPOff takes it away
+	Trace  TraceShare       `json:"trace,omitempty"`
 
 	Maintenance MaintenanceMode     `json:"maintenance,omitempty"`
 	Pages       map[PageName]string `json:"pages,omitempty"` // an empty one goes
@@ -271,6 +277,7 @@ type LimitName struct {
 const (
 	maxLimits     = 20
 	maxPrefixes   = 1000 // of each list
+	maxASNs       = 100
 	maxExclusions = 200
 	maxShieldPath = 200 // bytes
 )
@@ -308,6 +315,11 @@ func (s Shield) With(c ShieldChange) (Shield, error) {
 	} else if c.CSP != "" {
 		s.CSP = c.CSP
 	}
+	if c.Trace == TraceOff {
+		s.Trace = ""
+	} else if c.Trace != "" {
+		s.Trace = c.Trace
+	}
 	s.Loosened = slices.DeleteFunc(slices.Concat(s.Loosened, c.Loosen), func(h SecurityHeader) bool { return slices.Contains(c.Keep, h) })
 	slices.Sort(s.Loosened)
 	s.Loosened = slices.Compact(s.Loosened)
@@ -325,6 +337,11 @@ func (s Shield) With(c ShieldChange) (Shield, error) {
 	}
 	if s.Deny, err = prefixes(s.Deny, c.Deny, slices.Concat(c.Allow, c.Forget)); err != nil {
 		return s, err
+	}
+	s.DenyAS = slices.DeleteFunc(slices.Concat(s.DenyAS, c.DenyAS), func(n ASN) bool { return slices.Contains(c.ForgetAS, n) })
+	slices.Sort(s.DenyAS)
+	if s.DenyAS = slices.Compact(s.DenyAS); len(s.DenyAS) > maxASNs {
+		return s, Invalid(fmt.Sprintf("At most %d networks are denied by number.", maxASNs), "Forget one first.")
 	}
 	exclude := slices.DeleteFunc(slices.Clone(s.Exclude), func(e Exclusion) bool { return slices.Contains(c.Include, e) })
 	for _, e := range c.Exclude {
@@ -520,6 +537,9 @@ func (c ShieldChange) String() string {
 	if c.CSP != "" {
 		words = append(words, "csp "+string(c.CSP))
 	}
+	if c.Trace != "" {
+		words = append(words, "trace "+string(c.Trace))
+	}
 	if c.Maintenance != "" {
 		words = append(words, "maintenance "+string(c.Maintenance))
 	}
@@ -543,6 +563,12 @@ func (c ShieldChange) String() string {
 		for _, p := range list.of {
 			words = append(words, list.word+" "+p.String())
 		}
+	}
+	for _, n := range c.DenyAS {
+		words = append(words, "deny "+n.String())
+	}
+	for _, n := range c.ForgetAS {
+		words = append(words, "forget "+n.String())
 	}
 	for _, e := range c.Exclude {
 		words = append(words, "exclude "+e.String())

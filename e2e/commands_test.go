@@ -83,7 +83,7 @@ func commands() map[string]func(*testscript.TestScript, bool, []string) {
 		"nowhere": nowhere, "flip": flip, "attack": attack, "size": size, "random": random,
 		"invited": invited, "withtoken": withToken, "closed": closed,
 		"gone": gone, "many": many, "waiting": waiting, "settled": settled, "stopped": stopped, "restart": restart, "registry": registry, "image": image, "torn": torn, "history": history, "failing": failing, "confined": confined,
-		"older": older, "leaf": leaf, "resign": resign,
+		"collect": collect, "older": older, "leaf": leaf, "resign": resign,
 		"cutstarts": cutStarts, "owned": owned, "hostileserver": hostileServer, "hostileedge": hostileEdge, "hostiledial": hostileDial, "hostilehelper": hostileHelper,
 		"authority": authority, "issued": issuedFor, "dns": setNames, "bring": bring, "shown": shown,
 	}

@@ -31,7 +31,7 @@ func userCommands(e *env) []*cobra.Command {
 		c.psCommand(), c.logsCommand(), c.runCommand(), c.cronCommand(), c.deployCommand(), c.releasesCommand(), c.rollbackCommand(), c.buildsCommand(),
 		c.domainsCommand(), c.certsCommand(), c.shieldCommand(), c.maintenanceCommand(), c.pagesCommand(), c.egressCommand(), c.registriesCommand(),
 		c.orgsCommand(), c.projectsCommand(), c.membersCommand(), c.tokensCommand(), c.policyCommand(),
-		c.verifyCommand(), c.auditCommand(), c.postureCommand(), c.metricsCommand(), c.packagesCommand(), c.statusCommand(), c.versionCommand(),
+		c.verifyCommand(), c.auditCommand(), c.postureCommand(), c.metricsCommand(), c.tracesCommand(), c.packagesCommand(), c.statusCommand(), c.versionCommand(),
 	}
 	for _, cmd := range all {
 		c.finish(cmd)

@@ -65,7 +65,7 @@ come at once.`
 }
 
 func shieldSettings() []string {
-	return []string{"waf", "tls", "backend", "client-ca", "hsts", "loosen", "keep", "csp", "challenge", "limit", "allow", "deny", "forget", "learn", "exclude", "include"}
+	return []string{"waf", "tls", "backend", "client-ca", "hsts", "loosen", "keep", "csp", "trace", "challenge", "limit", "allow", "deny", "forget", "learn", "exclude", "include"}
 }
 
 func (c *cli) shield(ctx context.Context, args []string, f shieldFlags) error {
@@ -132,6 +132,8 @@ func shieldSetting(c *bulwark.ShieldChange, word, value string, f shieldFlags) (
 		c.CSP, err = bulwark.ParseCSPolicy(value)
 	case "client-ca":
 		c.ClientCA, err = readClientCA(value)
+	case "trace":
+		c.Trace, err = bulwark.ParseTraceShare(value)
 	case "challenge":
 		c.Challenge, err = bulwark.ParseChallengeMode(value)
 	case "limit":
@@ -146,7 +148,17 @@ func shieldSetting(c *bulwark.ShieldChange, word, value string, f shieldFlags) (
 		rate, err := bulwark.ParseRate(value)
 		c.Limit = append(c.Limit, bulwark.RateLimit{Rate: rate, Per: per, Path: f.path})
 		return err
-	case "allow", "deny", "forget":
+	case "deny", "forget":
+		if n, err := bulwark.ParseASN(value); err == nil {
+			if word == "deny" {
+				c.DenyAS = append(c.DenyAS, n)
+			} else {
+				c.ForgetAS = append(c.ForgetAS, n)
+			}
+			return nil
+		}
+		fallthrough
+	case "allow":
 		nets, err := bulwark.ParseNetwork(value)
 		if err != nil {
 			return err
@@ -187,7 +199,7 @@ func (c *cli) showShield(ctx context.Context) error {
 	}
 	return c.result(v, func() {
 		c.head("%s shield", name)
-		c.fields("Firewall", firewallWords(v.Shield), "Limits", limitWords(v.Shield), "TLS", cmp.Or(string(v.Shield.TLS), string(bulwark.TLSIntermediate)), "Backend", string(v.Shield.Backend), "Client authorities", clientCAWords(v.Shield), "HSTS", string(v.Shield.HSTS), "Loosened", joined(v.Shield.Loosened), "Content policy", cspWords(v.Shield), "Challenge", challengeWords(v.Shield), "Maintenance", maintenanceWords(v.Shield), "Pages", joined(slices.Sorted(maps.Keys(v.Shield.Pages))), "Allowed", joined(v.Shield.Allow), "Denied", joined(v.Shield.Deny),
+		c.fields("Firewall", firewallWords(v.Shield), "Limits", limitWords(v.Shield), "TLS", cmp.Or(string(v.Shield.TLS), string(bulwark.TLSIntermediate)), "Backend", string(v.Shield.Backend), "Client authorities", clientCAWords(v.Shield), "HSTS", string(v.Shield.HSTS), "Loosened", joined(v.Shield.Loosened), "Content policy", cspWords(v.Shield), "Traced", string(v.Shield.Trace), "Challenge", challengeWords(v.Shield), "Maintenance", maintenanceWords(v.Shield), "Pages", joined(slices.Sorted(maps.Keys(v.Shield.Pages))), "Allowed", joined(v.Shield.Allow), "Denied", deniedWords(v.Shield),
 			"Excluded", joined(v.Shield.Exclude))
 		c.showRefusals(v.Hour)
 		c.showCSP(v.Shield, v.Hour.CSP)
@@ -337,6 +349,11 @@ func ruleWords(x bulwark.ShieldExample) string {
 		s += fmt.Sprintf(", and %d more", len(rules)-1)
 	}
 	return s
+}
+
+func deniedWords(s bulwark.Shield) string {
+	words := []string{joined(s.Deny), joined(s.DenyAS)}
+	return strings.Join(slices.DeleteFunc(words, func(w string) bool { return w == "" }), ", ")
 }
 
 func joined[T fmt.Stringer](list []T) string {

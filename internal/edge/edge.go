@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"github.com/bulwark-paas/bulwark"
+	"github.com/bulwark-paas/bulwark/internal/astable"
 	"github.com/bulwark-paas/bulwark/internal/edge/waf"
 )
 
@@ -62,6 +63,8 @@ type Config struct {
 	each     means                          // for tests
 	observe  func(id string, v waf.Verdict) // of each look at a request; for tests
 	alikeFor time.Duration                  // default alikeFor; for tests
+	// ASTable says whose networks are whose; nil knows of none.
+	ASTable *astable.Table
 	// Upstreams are the proxies in front that may say for whom they ask.
 	Upstreams Upstreams
 	// Grace is how long requests may go on when ctx ends; default 30 s.
@@ -161,6 +164,7 @@ func Run(ctx context.Context, cfg Config) error {
 	wg.Go(func() { e.log.run(inner) })
 	wg.Go(func() { e.firewall.run(inner) })
 	wg.Go(func() { e.turns.watch(inner) })
+	wg.Go(func() { tidy(inner) })
 	wg.Go(func() { e.tables.sweep(inner) })
 	wg.Go(func() { e.dialer.accept(inner, cfg.Dial, cfg.DialUID) })
 	prepare(cfg.HTTPS)

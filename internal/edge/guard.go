@@ -39,6 +39,7 @@ type chosen struct {
 	mode    bulwark.WAFMode
 	limits  []limiter
 	headers *headerPolicy
+	traced  float64     // part of the requests that are told of as spans; 0: the client's word is passed on
 	clients *clientAuth // whom clients' certificates have to be of; nil: nobody asks
 }
 
@@ -129,7 +130,7 @@ func (g *guards) known(id bulwark.AppID) *guard {
 
 // choose makes of a shield what is applied. A limit that was there before goes on counting. The caller holds mu.
 func (g *guards) choose(s bulwark.Shield, before *chosen) *chosen {
-	c := &chosen{shield: s, mode: s.WAF}
+	c := &chosen{shield: s, mode: s.WAF, traced: s.Trace.Of()}
 	if c.mode == "" {
 		c.mode = bulwark.WAFDetect
 	}
@@ -270,6 +271,9 @@ func (x *exchange) passes() bool {
 		x.refuse(pageNoInstance)
 		return false
 	}
+	if c.traced > 0 {
+		x.join(c.traced)
+	}
 	if c.shield.TLS == bulwark.TLSModern && x.r.TLS.Version < tls.VersionTLS13 {
 		x.refuse(pageMisdirected) // the connection was made for another app that shares the certificate
 		return false
@@ -287,7 +291,7 @@ func (x *exchange) passes() bool {
 	}
 	allowed := within(c.shield.Allow, at)
 	if !allowed {
-		if within(c.shield.Deny, at) {
+		if within(c.shield.Deny, at) || len(c.shield.DenyAS) > 0 && slices.Contains(c.shield.DenyAS, x.e.cfg.ASTable.Of(at)) {
 			x.decline(bulwark.RefusedDeny, pageDenied)
 			return false
 		}

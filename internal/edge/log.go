@@ -113,6 +113,13 @@ func (x *exchange) appendLine(b []byte, end time.Time) []byte {
 	if x.fault != "" {
 		b = text(b, `,"fault":`, x.fault)
 	}
+	if x.span.id != "" {
+		b = text(b, `,"trace":`, x.span.trace)
+		b = text(b, `,"span":`, x.span.id)
+		if x.span.parent != "" {
+			b = text(b, `,"parent":`, x.span.parent)
+		}
+	}
 	return append(b, "}\n"...)
 }
 

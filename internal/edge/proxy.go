@@ -27,6 +27,7 @@ type exchange struct {
 	upgrade                  bool // the client asks for WebSocket
 	expects                  bool // the client waits for 100 Continue before it sends the body
 
+	span   span // of which there is one if its id is not empty
 	app    *app
 	shown  *x509.Certificate // the client's, where the app asks for one
 	guard  *guard

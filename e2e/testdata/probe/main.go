@@ -53,6 +53,7 @@ func main() {
 	mux.HandleFunc("GET /env", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintln(w, os.Getenv(r.FormValue("name"))) })
 	mux.HandleFunc("GET /slow", slow)
 	mux.HandleFunc("GET /proto", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintln(w, r.Proto, r.Header.Get("Client-Cert")) })
+	mux.HandleFunc("GET /trace", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintln(w, r.Header.Get("Traceparent")) })
 	mux.HandleFunc("GET /page", page)
 	mux.HandleFunc("GET /kilobyte", kilobyte)
 	mux.HandleFunc("POST /kilobyte", func(w http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body); kilobyte(w, r) })
