@@ -45,6 +45,7 @@ type upOptions struct {
 	name, domain, bases, probes, grace string
 	asTable                            string
 	proxyProtocol, onlyUpstreams       string
+	upstreamsCA                        string
 }
 
 func (o *upOptions) flags(cmd *cobra.Command) {
@@ -71,6 +72,7 @@ func (o *upOptions) flags(cmd *cobra.Command) {
 	f.StringVar(&o.Upstreams.Header, "upstreams-header", "", "header in which they say it: "+strings.Join(install.ClientHeaders(), ", ")+" (default X-Forwarded-For, with cloudflare Cf-Connecting-Ip)")
 	f.StringVar(&o.proxyProtocol, "upstreams-proxy-protocol", "", "their connections begin with a PROXY header: on or off (default off)")
 	f.StringVar(&o.onlyUpstreams, "upstreams-only", "", "nobody else may connect: on or off (default off)")
+	f.StringVar(&o.upstreamsCA, "upstreams-ca", "", "file of authorities, one of whose certificates everybody who connects by HTTPS has to show, but for this machine, or \"off\" (default off)")
 	f.StringVar(&o.asTable, "as-table", "", "file that says which networks are which operator's, for shield deny AS64500: lines as iptoasn or BGP tools publish them, gzip or not; it is kept")
 	f.Uint16Var(&o.Ports.HTTP, "http-port", 0, "port for http (default 80)")
 	f.Uint16Var(&o.Ports.HTTPS, "https-port", 0, "port for https (default 443)")
@@ -110,6 +112,11 @@ func (o *upOptions) parse() (install.Options, error) {
 			continue
 		}
 		if *s.to, err = install.ParseSwitch(s.text); err != nil {
+			return opt, err
+		}
+	}
+	if o.upstreamsCA != "" {
+		if opt.Upstreams.CA, err = readClientCA(o.upstreamsCA); err != nil {
 			return opt, err
 		}
 	}

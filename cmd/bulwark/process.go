@@ -394,7 +394,11 @@ func runEdge(ctx context.Context, c *child) error {
 // upstreams are the operator's own proxies.
 func upstreams(i *install.Installation) (edge.Upstreams, error) {
 	from, err := install.ParseUpstreams(i.Upstreams.From)
-	return edge.Upstreams{From: from, Header: i.Upstreams.Header, Proxy: i.Upstreams.Proxy == install.On, Only: i.Upstreams.Only == install.On}, err
+	u := edge.Upstreams{From: from, Header: i.Upstreams.Header, Proxy: i.Upstreams.Proxy == install.On, Only: i.Upstreams.Only == install.On}
+	if ca := i.Upstreams.CA; ca != bulwark.ClientCAOff {
+		u.CA = ca
+	}
+	return u, err
 }
 
 func runPosture(ctx context.Context, c *child) error {

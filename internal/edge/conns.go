@@ -228,6 +228,13 @@ func (e *edge) hello(h *tls.ClientHelloInfo) (*tls.Config, error) {
 		return config, err
 	}
 	chosen := g.chosen.Load()
+	if e.policies.lockedModern != nil && (!ok || !c.from.IsLoopback()) {
+		// Clients' own certificates end at the upstream, so an app that asks for them is told so by the page.
+		if chosen == nil {
+			return e.policies.locked(bulwark.TLSIntermediate), nil
+		}
+		return e.policies.locked(chosen.shield.TLS), nil
+	}
 	switch {
 	case chosen == nil:
 		return nil, nil

@@ -151,7 +151,7 @@ func Run(ctx context.Context, cfg Config) error {
 	e.pow, e.h2c = newPow(), newH2C()
 	e.patches, e.turns = newPatches(), newTurns(runtime.GOMAXPROCS(0))
 	e.firewall.short = e.turns.isShort
-	e.policies = newPolicies(e.certs.tlsConfig())
+	e.policies = newPolicies(e.certs.tlsConfig(), cfg.Upstreams.CA)
 	e.guards = newGuards(e.firewall.share(), e.policies)
 	if e.alone = time.Now(); len(cfg.Restored) > 0 {
 		e.alone = e.alone.Add(handoverTime)

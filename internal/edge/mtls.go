@@ -8,13 +8,37 @@ import (
 	"github.com/bulwark-paas/bulwark"
 )
 
-// policies are the two of [bulwark.TLSPolicy], as handshakes have them.
-type policies struct{ intermediate, modern *tls.Config }
+// policies are the two of [bulwark.TLSPolicy], as handshakes have them, and what they are for those who have to show an upstream's certificate.
+type policies struct {
+	intermediate, modern             *tls.Config
+	lockedIntermediate, lockedModern *tls.Config // nil: nobody has to
+}
 
-func newPolicies(intermediate *tls.Config) policies {
-	modern := intermediate.Clone()
-	modern.MinVersion = tls.VersionTLS13
-	return policies{intermediate, modern}
+func newPolicies(intermediate *tls.Config, upstreams bulwark.ClientCA) policies {
+	p := policies{intermediate: intermediate, modern: intermediate.Clone()}
+	p.modern.MinVersion = tls.VersionTLS13
+	if upstreams == "" {
+		return p
+	}
+	lock := func(c *tls.Config) *tls.Config {
+		c = c.Clone()
+		c.ClientAuth, c.ClientCAs = tls.RequireAndVerifyClientCert, x509.NewCertPool()
+		certs, _ := upstreams.Certificates() // none: nobody is let in
+		for _, cert := range certs {
+			c.ClientCAs.AddCert(cert)
+		}
+		return c
+	}
+	p.lockedIntermediate, p.lockedModern = lock(p.intermediate), lock(p.modern)
+	return p
+}
+
+// locked is the policy for who has to show an upstream's certificate; nil: they need none.
+func (p policies) locked(t bulwark.TLSPolicy) *tls.Config {
+	if t == bulwark.TLSModern {
+		return p.lockedModern
+	}
+	return p.lockedIntermediate
 }
 
 func (p policies) of(t bulwark.TLSPolicy) *tls.Config {

@@ -11,6 +11,7 @@ import (
 	"encoding/pem"
 	"io"
 	"math/big"
+	"net"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -149,5 +150,69 @@ func TestHoleClientCertificateOfTheAppNextDoor(t *testing.T) {
 	}
 	if got := ask("b.example.org", "a.example.org", eve); got != 421 {
 		t.Error("by the certificate of the app next door:", got)
+	}
+}
+
+// elsewhere has connections look as if they came from outside the machine.
+type elsewhere struct{ net.Listener }
+
+func (l elsewhere) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return elsewhereConn{c}, nil
+}
+
+type elsewhereConn struct{ net.Conn }
+
+func (elsewhereConn) RemoteAddr() net.Addr {
+	return &net.TCPAddr{IP: net.IPv4(203, 0, 113, 7), Port: 4321}
+}
+
+// An origin that is locked by its upstreams' certificate speaks to nobody else, whatever name they ask for; to the machine itself it does.
+func TestLockedOrigin(t *testing.T) {
+	both(t, func(t *testing.T, h2 bool) {
+		ca, other := newAuthority(t), newAuthority(t)
+		echo := func(w http.ResponseWriter, q *http.Request) { io.WriteString(w, "ok") }
+		r := newRig(t, func(c *Config) {
+			c.HTTPS = elsewhere{c.HTTPS}
+			c.Upstreams = Upstreams{CA: ca.pem()}
+		})
+		app := r.serve("a.example.org", backend(t, echo))
+		modern := r.serve("b.example.org", backend(t, echo))
+		r.shield(modern, bulwark.Shield{TLS: bulwark.TLSModern})
+		own := newAuthority(t)
+		upstream := ca.client(t, "upstream", time.Now().Add(time.Hour))
+		for _, host := range []string{"a.example.org", "b.example.org"} {
+			if _, b := get(t, r.showing(h2, upstream), "https://"+host+"/"); b != "ok" {
+				t.Error(host, b)
+			}
+			for name, c := range map[string]*http.Client{"nobody": r.client(h2), "somebody else": r.showing(h2, other.client(t, "x", time.Now().Add(time.Hour))),
+				"who was an upstream": r.showing(h2, ca.client(t, "old", time.Now().Add(-time.Minute)))} {
+				if resp, err := c.Get("https://" + host + "/"); err == nil {
+					t.Error(host, "answers", name, resp.Status)
+				}
+			}
+		}
+		// Not even a name that no app has tells anything.
+		if c, err := tls.Dial("tcp", r.addr, &tls.Config{InsecureSkipVerify: true, ServerName: "nobody.example.org"}); err == nil {
+			c.SetDeadline(time.Now().Add(5 * time.Second))
+			if n, err := c.Read(make([]byte, 1)); n > 0 || err == nil || !strings.Contains(err.Error(), "certificate required") {
+				t.Error("a handshake without a certificate is done:", n, err)
+			}
+			c.Close()
+		}
+		// What an app asks its clients for ends at the upstream.
+		r.shield(app, bulwark.Shield{ClientCA: own.pem()})
+		if resp, _ := get(t, r.showing(h2, upstream), "https://a.example.org/"); resp.StatusCode == 200 {
+			t.Error("an upstream's certificate is taken for a client's")
+		}
+	})
+	ca := newAuthority(t)
+	r := newRig(t, func(c *Config) { c.Upstreams = Upstreams{CA: ca.pem()} })
+	r.serve("a.example.org", backend(t, func(w http.ResponseWriter, q *http.Request) { io.WriteString(w, "ok") }))
+	if _, b := get(t, r.client(true), "https://a.example.org/"); b != "ok" {
+		t.Error("the machine itself is not let in:", b)
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/pires/go-proxyproto"
+
+	"github.com/bulwark-paas/bulwark"
 )
 
 // Upstreams are the operator's own proxies in front of the edge. What they say of a client's address is believed, and what anybody else says is
@@ -17,6 +19,8 @@ type Upstreams struct {
 	Header string         // in which they say for whom they ask, see [net/http.CanonicalHeaderKey]; empty: X-Forwarded-For
 	Proxy  bool           // their connections begin with a PROXY header (versions 1 and 2), and those that do not are ended
 	Only   bool           // nobody else may connect, but for the machine itself
+	// CA has everybody who connects show a certificate of these authorities, but for the machine itself and authorities that look at a challenge.
+	CA bulwark.ClientCA
 }
 
 // The headers in which an upstream may say for whom it asks.

@@ -281,6 +281,7 @@ func (i *Installation) merge(opt Options) error {
 	set(&i.Upstreams.Header, opt.Upstreams.Header, ClientHeaders()[0])
 	set(&i.Upstreams.Proxy, opt.Upstreams.Proxy, Off)
 	set(&i.Upstreams.Only, opt.Upstreams.Only, Off)
+	set(&i.Upstreams.CA, opt.Upstreams.CA, bulwark.ClientCAOff)
 	set(&i.NameServer, opt.NameServer, HostNameServer)
 	set(&i.Ports.HTTP, opt.Ports.HTTP, 80)
 	set(&i.Ports.HTTPS, opt.Ports.HTTPS, 443)

@@ -15,6 +15,8 @@ type Upstreams struct {
 	Header string `json:"header,omitempty"` // in which they say for whom they ask: one of ClientHeaders
 	Proxy  Switch `json:"proxy,omitempty"`  // their connections begin with a PROXY header
 	Only   Switch `json:"only,omitempty"`   // nobody else may connect
+	// CA has everybody who connects show a certificate of these authorities; bulwark.ClientCAOff: nobody has to.
+	CA bulwark.ClientCA `json:"ca,omitempty"`
 }
 
 // What there is for Upstreams.From beside networks.
@@ -100,6 +102,11 @@ func (u Upstreams) check() error {
 	}
 	if u.Header != "" && !slices.Contains(ClientHeaders(), u.Header) {
 		return bulwark.Invalid(fmt.Sprintf("For whom a proxy asks is not said in %q.", u.Header), "Choose one of "+strings.Join(ClientHeaders(), ", ")+".")
+	}
+	if u.CA != "" && u.CA != bulwark.ClientCAOff {
+		if _, err := u.CA.Certificates(); err != nil {
+			return err
+		}
 	}
 	if len(from) == 0 && (u.Only == On || u.Proxy == On) {
 		return bulwark.Invalid("Nobody could connect: there are no upstreams.", "Name them with --upstreams.")
