@@ -31,6 +31,9 @@ type Certificate struct {
 	Key      []byte   `json:"key"`   // PEM, PKCS #8
 	// Fallback marks one that nobody vouches for: it is served until an authority has issued another.
 	Fallback bool `json:"fallback,omitempty"`
+	// OCSP is the authority's word that it is not revoked (RFC 6960), to be shown with it until OCSPUntil; empty: it gives none.
+	OCSP      []byte    `json:"ocsp,omitempty"`
+	OCSPUntil time.Time `json:"ocspUntil,omitzero"`
 }
 
 // Challenges are what the certs process has the edge answer while a certificate authority looks whether a name is ours (RFC 8555 §8.3, RFC 8737).

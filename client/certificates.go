@@ -21,9 +21,15 @@ type Certificate struct {
 	Tried     time.Time        `json:"tried,omitzero"`
 	Next      time.Time        `json:"next,omitzero" doc:"when it is tried again"`
 	Failures  int              `json:"failures,omitempty"`
+	CAA       []string         `json:"caa,omitempty" doc:"values of CAA records by which nobody but this installation gets a certificate for the host (RFC 8659, RFC 8657)"`
 }
 
 // Certificates returns how the certificates stand, of all apps that you may read.
 func (c *Client) Certificates(ctx context.Context) ([]Certificate, error) {
 	return ask[[]Certificate](ctx, c, http.MethodGet, "/certificates", nil)
+}
+
+// RetryCertificate has a certificate for a host name of the app tried at once.
+func (c *Client) RetryCertificate(ctx context.Context, app bulwark.AppName, host bulwark.HostName) error {
+	return c.call(ctx, http.MethodPost, "/apps/"+esc(string(app))+"/certificates/retry", map[string]bulwark.HostName{"host": host}, nil)
 }

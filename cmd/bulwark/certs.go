@@ -26,8 +26,14 @@ those that lead to its authority; KEY is its private key, which is sealed on thi
 and that the app has claimed. Bring the next one in the same way; nobody else renews it. A week before it ends an authority is asked for
 another, so that the name goes on being served.`
 	remove := c.forApp(command("remove HOST", "Take away what you brought for a host name", "  $ bulwark certs remove www.example.org", exactly(1, "a host name"), c.removeCertificate))
+	retry := command("retry HOST", "Have an authority asked at once for a host name's certificate", "  $ bulwark certs retry www.example.org", exactly(1, "a host name"), c.retryCertificate)
+	retry.Long = `Has it tried at once to get or renew a certificate, where bulwark certs shows that it failed and you have put right what was wrong: by itself it is tried less and
+less often, up to every six hours. Authorities count failures, so it is tried once a minute at most.`
+	caa := command("caa HOST", "Show DNS records by which nobody else gets a certificate for a host name", "  $ bulwark certs caa example.org", exactly(1, "a host name"), c.showCAA)
+	caa.Long = `Shows CAA records that bind a host name to the accounts that this installation has with its certificate authorities (RFC 8657): whoever takes over the name's
+address, or the way there, gets no certificate for it then, from those authorities nor from others. Set them at whoever serves the name's DNS.`
 	list := command("list", "Show how the certificates of claimed host names stand", "  $ bulwark certs list", exactly(0, ""), c.listCertificates)
-	cmd := group("certs", "Show, bring and remove certificates of claimed host names", "  $ bulwark certs\n  $ bulwark certs add fullchain.pem privkey.pem", c.listCertificates, list, add, remove)
+	cmd := group("certs", "Show, bring and remove certificates of claimed host names", "  $ bulwark certs\n  $ bulwark certs add fullchain.pem privkey.pem", c.listCertificates, list, add, remove, retry, caa)
 	cmd.Long = `Shows each host name that your apps claimed: who issued its certificate, until when it is good, and when it is renewed. While there is
 none yet, or a renewal fails, it says why and when it is tried again. Until then the host is served with a certificate that nobody vouches
 for. Certificates are issued and renewed by themselves; the host name's DNS record has to point at the server.`
@@ -95,6 +101,72 @@ func (c *cli) addCertificate(ctx context.Context, args []string) error {
 			return s.set(ctx, name, app.ID, statement.KindCertAdd, statement.CertAdd{Chain: text, Key: body})
 		})
 	})
+}
+
+// retryCertificate has an authority asked at once.
+func (c *cli) retryCertificate(ctx context.Context, args []string) error {
+	s, v, err := c.certificateOf(ctx, args[0])
+	if err != nil {
+		return err
+	}
+	switch v.Stage {
+	case stageForeign, stageBrought:
+		return bulwark.Fail(bulwark.KindConflict, fmt.Sprintf("For %s no authority is asked: %s.", v.Host, certificateNote(v)), "", nil)
+	}
+	if err := s.RetryCertificate(ctx, v.App, v.Host); err != nil {
+		return err
+	}
+	return c.result(map[string]bulwark.HostName{"host": v.Host}, func() { c.say("A certificate for %s is tried; see bulwark certs.", v.Host) })
+}
+
+// showCAA shows records that bind a host name to this installation's accounts.
+func (c *cli) showCAA(ctx context.Context, args []string) error {
+	_, v, err := c.certificateOf(ctx, args[0])
+	if err != nil {
+		return err
+	}
+	if len(v.CAA) == 0 {
+		return bulwark.Fail(bulwark.KindNotFound, fmt.Sprintf("No account with an authority is known that has to do with %s.", v.Host), "Accounts are made with the first certificate; see bulwark certs.", nil)
+	}
+	name, tag := string(v.Host), "issue"
+	if below, ok := v.Host.Wildcard(); ok {
+		name, tag = string(below), "issuewild"
+	}
+	var lines []string
+	for _, value := range v.CAA {
+		lines = append(lines, fmt.Sprintf("%s. CAA 128 %s %q", name, tag, value))
+	}
+	if tag == "issue" {
+		lines = append(lines, fmt.Sprintf("%s. CAA 128 issuewild \";\"", name))
+	}
+	return c.result(lines, func() {
+		for _, l := range lines {
+			fmt.Fprintln(c.stdout, clean(l))
+		}
+		c.note("A record at %s counts for names below it, too, unless those have records of their own.", name)
+	})
+}
+
+// certificateOf is how the certificate of a host name stands.
+func (c *cli) certificateOf(ctx context.Context, text string) (*session, client.Certificate, error) {
+	host, err := parseDomain(text)
+	if err != nil {
+		return nil, client.Certificate{}, usage(err)
+	}
+	s, err := c.signedIn(ctx)
+	if err != nil {
+		return nil, client.Certificate{}, err
+	}
+	all, err := s.Certificates(ctx)
+	if err != nil {
+		return nil, client.Certificate{}, err
+	}
+	for _, v := range all {
+		if v.Host == host {
+			return s, v, nil
+		}
+	}
+	return nil, client.Certificate{}, bulwark.Fail(bulwark.KindNotFound, fmt.Sprintf("No app of yours has claimed %s.", host), "See bulwark certs; claim it with bulwark domains add.", nil)
 }
 
 // untrusted is who issued a certificate that does not lead to an authority which this machine trusts; empty if it does.

@@ -9,6 +9,8 @@ import (
 	"log/slog"
 	"maps"
 	"math/rand/v2"
+	"net/http"
+	"net/url"
 	"path"
 	"slices"
 	"sync"
@@ -41,13 +43,20 @@ type Pace struct {
 	Limited     time.Duration // the least, if the authority said that it was asked too often
 	Renew       time.Duration // how often it is looked what has to be renewed
 	Tell        time.Duration // how long changes are collected before the edge is told
+	Account     time.Duration // how old the key of an account becomes
 }
 
 // DefaultPace is what a public authority can be asked: fast where somebody waits for a record that they have just set, and seldom where
 // nobody looks any more.
 func DefaultPace() Pace {
-	return Pace{First: 15 * time.Second, Last: 6 * time.Hour, Limited: time.Hour, Renew: 10 * time.Minute, Tell: 200 * time.Millisecond}
+	return Pace{First: 15 * time.Second, Last: 6 * time.Hour, Limited: time.Hour, Renew: 10 * time.Minute, Tell: 200 * time.Millisecond, Account: accountKeyAge}
 }
+
+// How often accounts are looked for that are not known yet, and how long an authority may take to say how it is named.
+const (
+	accountsTick = 5 * time.Second
+	accountsTime = 20 * time.Second
+)
 
 // atOnce bounds how many names are asked for at a time.
 const atOnce = 8
@@ -62,6 +71,7 @@ type manager struct {
 	answers *answers
 	slots   chan struct{}
 	changed chan struct{} // something is to be told
+	anew    func()        // ends this process in good order
 
 	mu     sync.Mutex // guards what follows
 	config *certmagic.Config
@@ -70,6 +80,8 @@ type manager struct {
 	sets   bool // records of the DNS can be set
 	hosts  map[bulwark.HostName]*host
 	why    map[string]error // what authorities said last, by name
+	asked  []*issuer
+	caa    []string // what CAA records would let our accounts alone issue
 }
 
 // host is a name with what is done for it.
@@ -77,6 +89,7 @@ type host struct {
 	status certsapi.Status
 	looked bool // whether there is a certificate from before is known
 	stop   context.CancelFunc
+	wake   chan struct{} // has it tried again at once
 }
 
 // Run has certificates issued and renewed until ctx ends; ready is called when it knows what it is for.
@@ -84,14 +97,15 @@ func Run(ctx context.Context, c Config, ready func()) error {
 	if c.Pace == (Pace{}) {
 		c.Pace = DefaultPace()
 	}
-	m := &manager{c: c, node: newNode(c.Node), answers: newAnswers(c.Edge, c.Log), slots: make(chan struct{}, atOnce), changed: make(chan struct{}, 1),
+	ctx, cancel := context.WithCancel(ctx)
+	m := &manager{c: c, anew: cancel, node: newNode(c.Node), answers: newAnswers(c.Edge, c.Log), slots: make(chan struct{}, atOnce), changed: make(chan struct{}, 1),
 		hosts: map[bulwark.HostName]*host{}, why: map[string]error{}}
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	wg.Go(func() { m.answers.keep(ctx) })
 	wg.Go(func() { m.publish(ctx) })
+	wg.Go(func() { m.watchAccounts(ctx) })
 	version, was, pause := "", certsapi.Orders{}, time.Second
 	ready()
 	for ctx.Err() == nil {
@@ -146,10 +160,13 @@ func (m *manager) follow(ctx context.Context, was *certsapi.Orders, next certsap
 		}
 	}
 	for name := range wanted {
-		if m.hosts[name] != nil {
+		if h := m.hosts[name]; h != nil {
+			if next.Again[name] > was.Again[name] {
+				m.again(h)
+			}
 			continue
 		}
-		h := &host{status: certsapi.Status{Host: name, Stage: certsapi.Waiting}}
+		h := &host{status: certsapi.Status{Host: name, Stage: certsapi.Waiting}, wake: make(chan struct{}, 1)}
 		m.hosts[name] = h
 		if !certmagic.SubjectQualifiesForPublicCert(string(name)) {
 			h.status.Stage, h.stop, h.looked = certsapi.Foreign, func() {}, true
@@ -177,12 +194,18 @@ func (m *manager) reconfigure(ctx context.Context, o certsapi.Orders) error {
 		return err
 	}
 	var issuers []certmagic.Issuer
+	var asked []*issuer
 	known := map[string]bool{}
 	for _, a := range o.Authorities {
 		i, err := newIssuer(a, o.Email, m.node, solvers, m.refused)
 		if err != nil {
 			return err
 		}
+		if m.c.Pace.Account > 0 {
+			i.keyAge = m.c.Pace.Account
+		}
+		i.say = func(what string, err error) { m.c.Log.Warn(what, "authority", i.key, "error", sentence(err)) }
+		asked = append(asked, i)
 		known[i.key] = true
 		issuers = append(issuers, i)
 	}
@@ -212,12 +235,16 @@ func (m *manager) reconfigure(ctx context.Context, o certsapi.Orders) error {
 	var config atomic.Pointer[certmagic.Config]
 	m.cache = certmagic.NewCache(certmagic.CacheOptions{RenewCheckInterval: m.c.Pace.Renew, Logger: quiet,
 		GetConfigForCert: func(certmagic.Certificate) (*certmagic.Config, error) { return config.Load(), nil }})
+	m.asked, m.caa = asked, nil
 	m.sets = solvers[acme.ChallengeTypeDNS01] != nil
 	if m.asks = len(o.Authorities) > 0; len(issuers) == 0 {
 		issuers = []certmagic.Issuer{retired("nobody")}
 	}
 	m.config = certmagic.New(m.cache, certmagic.Config{Storage: m.node, Issuers: issuers, Logger: quiet, OnEvent: m.event,
-		DisableStorageCheck: true, KeySource: certmagic.StandardKeyGenerator{KeyType: certmagic.P256}})
+		DisableStorageCheck: true,
+		// With a proxy, of which there is none, it gives those who say what is revoked 30 s; without, all the time that they take.
+		OCSP:      certmagic.OCSPConfig{HTTPProxy: func(*http.Request) (*url.URL, error) { return nil, nil }},
+		KeySource: certmagic.StandardKeyGenerator{KeyType: certmagic.P256}})
 	config.Store(m.config)
 	return nil
 }
@@ -327,6 +354,60 @@ func (m *manager) obtain(ctx context.Context, name bulwark.HostName, h *host) {
 		select {
 		case <-ctx.Done():
 		case <-time.After(pause):
+		case <-h.wake:
+			wait = m.c.Pace.First
+		}
+	}
+}
+
+// again has it tried at once to get a certificate for a host. Renewals are certmagic's, who waits longer and longer and cannot be told; so for those this process ends,
+// and begins anew, as it may at any time: it looks what is due then. The caller holds mu.
+func (m *manager) again(h *host) {
+	if !h.looked || h.status.Stage != certsapi.Issued {
+		select {
+		case h.wake <- struct{}{}:
+		default:
+		}
+		return
+	}
+	m.c.Log.Info("begins anew, since somebody wants a renewal tried at once", "host", h.status.Host)
+	m.anew()
+}
+
+// watchAccounts finds out what CAA records would name our accounts.
+func (m *manager) watchAccounts(ctx context.Context) {
+	tick := time.NewTicker(accountsTick)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		m.mu.Lock()
+		asked, known := m.asked, len(m.caa)
+		m.mu.Unlock()
+		if known == len(asked) {
+			continue
+		}
+		var all []string
+		for _, i := range asked {
+			actx, cancel := context.WithTimeout(ctx, accountsTime)
+			one, err := i.caa(actx)
+			cancel()
+			if err != nil {
+				m.c.Log.Debug("an authority does not say how it is named in CAA records", "authority", i.key, "error", err)
+			}
+			if one != "" {
+				all = append(all, one)
+			}
+		}
+		m.mu.Lock()
+		changed := !slices.Equal(all, m.caa)
+		m.caa = all
+		m.mu.Unlock()
+		if changed {
+			m.touch()
 		}
 	}
 }

@@ -2,22 +2,15 @@ package certs
 
 import (
 	"context"
-	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/hex"
-	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net/http"
 	"net/url"
-	"path"
 	"slices"
 	"strings"
 	"sync"
@@ -42,9 +35,17 @@ type issuer struct {
 	kept   certmagic.Storage
 	failed func(names []string, err error) // is told why a certificate was not issued
 
-	mu      sync.Mutex    // held while the account is made; guards account
+	keyAge time.Duration // after which the account gets another key
+	say    func(what string, err error)
+
+	mu      sync.Mutex    // held while the account is made; guards what follows
 	account *acme.Account // nil until it was needed
+	keyMade time.Time
+	rolled  time.Time // when it was last tried to give it another key
 }
+
+// accountKeyAge is how old the key of an account becomes.
+const accountKeyAge = 90 * 24 * time.Hour
 
 // agent is how we name ourselves to authorities (RFC 8555 §6.1).
 const agent = "Bulwark (https://bulwark.dev)"
@@ -63,7 +64,7 @@ func newIssuer(at certsapi.Authority, email string, kept certmagic.Storage, solv
 	}
 	// Two authorities on one host are two; so are two accounts with one.
 	sum := sha256.Sum256([]byte(at.Directory))
-	i := &issuer{at: at, email: email, kept: kept, failed: failed, key: u.Hostname() + "-" + hex.EncodeToString(sum[:6])}
+	i := &issuer{at: at, email: email, kept: kept, failed: failed, keyAge: accountKeyAge, say: func(string, error) {}, key: u.Hostname() + "-" + hex.EncodeToString(sum[:6])}
 	i.client = &acmez.Client{Client: &acme.Client{Directory: at.Directory, UserAgent: agent, PollTimeout: 3 * time.Minute,
 		HTTPClient: &http.Client{Timeout: time.Minute, Transport: &http.Transport{TLSClientConfig: t, TLSHandshakeTimeout: 20 * time.Second,
 			ResponseHeaderTimeout: 40 * time.Second, MaxIdleConnsPerHost: 4, IdleConnTimeout: time.Minute, ForceAttemptHTTP2: true}}},
@@ -171,101 +172,6 @@ func (i *issuer) current(ctx context.Context, csr *x509.CertificateRequest) *x50
 // GetRenewalInfo implements [certmagic.RenewalInfoGetter] (RFC 9773).
 func (i *issuer) GetRenewalInfo(ctx context.Context, cert certmagic.Certificate) (acme.RenewalInfo, error) {
 	return i.client.GetRenewalInfo(ctx, cert.Leaf)
-}
-
-// Where an account is kept: its key first, so that a registration which was cut off is found again by the authority.
-func (i *issuer) keyAt() string     { return path.Join("accounts", i.key, "account.key") }
-func (i *issuer) accountAt() string { return path.Join("accounts", i.key, "account.json") }
-
-// ours is our account with the authority, made if there is none.
-func (i *issuer) ours(ctx context.Context) (*acme.Account, error) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	if i.account != nil {
-		return i.account, nil
-	}
-	key, err := i.accountKey(ctx)
-	if err != nil {
-		return nil, err
-	}
-	a := acme.Account{PrivateKey: key}
-	b, err := i.kept.Load(ctx, i.accountAt())
-	if err == nil {
-		if err := json.Unmarshal(b, &a); err == nil && a.Location != "" {
-			a.PrivateKey = key
-			i.account = &a
-			return i.account, nil
-		}
-	} else if !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	return i.register(ctx, key)
-}
-
-// register makes the account, or finds it by its key. The caller holds mu.
-func (i *issuer) register(ctx context.Context, key crypto.Signer) (*acme.Account, error) {
-	a := acme.Account{TermsOfServiceAgreed: true, PrivateKey: key}
-	if i.email != "" {
-		a.Contact = []string{"mailto:" + i.email}
-	}
-	if e := i.at.EAB; e != nil {
-		if err := a.SetExternalAccountBinding(ctx, i.client.Client, acme.EAB{KeyID: e.KeyID, MACKey: e.MACKey}); err != nil {
-			return nil, err
-		}
-	}
-	made, err := i.client.NewAccount(ctx, a)
-	if err != nil {
-		return nil, err
-	}
-	made.PrivateKey = key
-	b, err := json.Marshal(made)
-	if err != nil {
-		return nil, err
-	}
-	if err := i.kept.Store(ctx, i.accountAt(), b); err != nil {
-		return nil, err
-	}
-	i.account = &made
-	return i.account, nil
-}
-
-func (i *issuer) forget() {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	i.account = nil
-	_ = i.kept.Delete(context.Background(), i.accountAt()) // the next registration writes over it
-}
-
-// accountKey reads the account's key or makes one.
-func (i *issuer) accountKey(ctx context.Context) (crypto.Signer, error) {
-	b, err := i.kept.Load(ctx, i.keyAt())
-	if errors.Is(err, fs.ErrNotExist) {
-		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-		if err != nil {
-			return nil, err
-		}
-		der, err := x509.MarshalPKCS8PrivateKey(key)
-		if err != nil {
-			return nil, err
-		}
-		return key, i.kept.Store(ctx, i.keyAt(), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
-	}
-	if err != nil {
-		return nil, err
-	}
-	block, _ := pem.Decode(b)
-	if block == nil {
-		return nil, errors.New("certs: the account's key is not PEM")
-	}
-	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
-	if err != nil {
-		return nil, err
-	}
-	signer, ok := key.(crypto.Signer)
-	if !ok {
-		return nil, errors.New("certs: the account's key cannot sign")
-	}
-	return signer, nil
 }
 
 // sentence is why an authority refused, in words for people.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/certmagic"
+	"golang.org/x/crypto/ocsp"
 
 	"github.com/bulwark-paas/bulwark"
 	"github.com/bulwark-paas/bulwark/internal/certs/certsapi"
@@ -61,7 +62,8 @@ func (m *manager) later(ctx context.Context) {
 func sumOf(list []bulwark.Certificate) (sum [sha256.Size]byte) {
 	h := sha256.New()
 	for _, c := range list {
-		fmt.Fprintf(h, "%d %d %v", len(c.Chain), len(c.Key), c.Names)
+		fmt.Fprintf(h, "%d %d %d %v", len(c.Chain), len(c.Key), len(c.OCSP), c.Names)
+		h.Write(c.OCSP)
 		h.Write(c.Chain)
 		h.Write(c.Key)
 	}
@@ -84,6 +86,9 @@ func (m *manager) picture() (list []bulwark.Certificate, states []certsapi.Statu
 			return nil, nil, false
 		}
 		s := h.status
+		if s.Stage != certsapi.Foreign {
+			s.CAA = m.caa
+		}
 		best := m.best(name, now)
 		if best != nil {
 			c, err := asPEM(best.Certificate.Certificate, best.PrivateKey)
@@ -93,6 +98,7 @@ func (m *manager) picture() (list []bulwark.Certificate, states []certsapi.Statu
 				} else {
 					c.Names = []bulwark.HostName{name}
 				}
+				c.OCSP, c.OCSPUntil = staple(best, now)
 				list = append(list, c)
 			}
 			s.Stage, s.Issuer, s.NotBefore, s.NotAfter = certsapi.Issued, best.Leaf.Issuer.String(), best.Leaf.NotBefore.UTC(), best.Leaf.NotAfter.UTC()
@@ -119,6 +125,18 @@ func (m *manager) best(name bulwark.HostName, now time.Time) *certmagic.Certific
 		best = &c
 	}
 	return best
+}
+
+// staple is what an authority says of a certificate not being revoked (RFC 6960), and until when it says so; nothing if it says nothing.
+func staple(c *certmagic.Certificate, now time.Time) ([]byte, time.Time) {
+	if len(c.OCSPStaple) == 0 {
+		return nil, time.Time{}
+	}
+	r, err := ocsp.ParseResponse(c.OCSPStaple, nil)
+	if err != nil || r.Status != ocsp.Good || !r.NextUpdate.After(now) {
+		return nil, time.Time{}
+	}
+	return c.OCSPStaple, r.NextUpdate.UTC()
 }
 
 // renewAt is when a certificate will be renewed at the latest: when a third of its life is left. An authority may want it sooner (RFC 9773).

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/bulwark-paas/bulwark"
 	"github.com/bulwark-paas/bulwark/internal/fdpass"
@@ -21,6 +22,8 @@ type cert struct {
 	names    map[string]struct{}
 	wildcard string // serves every name one label below it; empty: none
 	fallback bool
+	bare     tls.Certificate // without the staple
+	until    time.Time       // for how long that is shown
 }
 
 // covers says whether the certificate is good for host.
@@ -148,7 +151,7 @@ func newCertSet(list []bulwark.Certificate, before *certSet) (*certSet, error) {
 
 func digestOf(c bulwark.Certificate) (sum [sha256.Size]byte) {
 	h := sha256.New()
-	for _, part := range [][]byte{c.Chain, c.Key, []byte(fmt.Sprint(c.Names, c.Fallback)), []byte(c.Wildcard)} {
+	for _, part := range [][]byte{c.Chain, c.Key, []byte(fmt.Sprint(c.Names, c.Fallback)), []byte(c.Wildcard), c.OCSP} {
 		fmt.Fprintf(h, "%d:", len(part))
 		h.Write(part)
 	}
@@ -165,7 +168,9 @@ func newCert(c bulwark.Certificate) (*cert, error) {
 	if err != nil {
 		return nil, bulwark.Fail(bulwark.KindInvalid, fmt.Sprintf("The certificate %s cannot be used.", name), "Send chain and key as PEM.", err)
 	}
-	made := &cert{Certificate: pair, names: make(map[string]struct{}, len(c.Names)), wildcard: string(c.Wildcard), fallback: c.Fallback}
+	bare := pair
+	pair.OCSPStaple = c.OCSP
+	made := &cert{Certificate: pair, bare: bare, until: c.OCSPUntil, names: make(map[string]struct{}, len(c.Names)), wildcard: string(c.Wildcard), fallback: c.Fallback}
 	for _, n := range c.Names {
 		if err := pair.Leaf.VerifyHostname(string(n)); err != nil {
 			return nil, bulwark.Fail(bulwark.KindInvalid, fmt.Sprintf("The certificate is not made for the name %s.", n), "", err)
@@ -186,6 +191,9 @@ func (s *certStore) forHello(hello *tls.ClientHelloInfo) (*tls.Certificate, erro
 	c := s.find(strings.ToLower(hello.ServerName))
 	if c == nil {
 		return nil, nil
+	}
+	if len(c.OCSPStaple) > 0 && time.Now().After(c.until) {
+		return &c.bare, nil // browsers take an old one for a sign that something is hidden
 	}
 	return &c.Certificate, nil
 }

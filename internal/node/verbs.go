@@ -171,6 +171,9 @@ func (n *Node) routes() http.Handler {
 		all := n.brought.over(n.certs.Status())
 		return &all, nil
 	})
+	verb(n, mux, "certificate.retry", func(_ context.Context, in nodeapi.HostName) (*struct{}, error) {
+		return nil, n.certs.Again(in.Host, time.Now())
+	})
 	verb(n, mux, "shield", func(ctx context.Context, in nodeapi.Push) (*bulwark.Shield, error) {
 		s, err := n.ledger.Shield(ctx, in.App)
 		return &s, err

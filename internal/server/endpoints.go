@@ -113,6 +113,7 @@ func (s *Server) endpoints(a *api.API) {
 	api.Register(a, api.Op{ID: "get-shield", Method: get, Path: "/apps/{app}/shield", Summary: "What protects an app at the edge, and what it refused", Action: access.ReadLogs}, s.getShield)
 	api.Text(a, api.Op{ID: "get-app-metrics", Method: get, Path: "/apps/{app}/metrics", Summary: "What the edge counted of an app, for Prometheus", Action: access.ReadLogs}, s.appMetrics)
 	api.Text(a, api.Op{ID: "get-metrics", Method: get, Path: "/metrics", Summary: "What the edge counted, for Prometheus", Action: access.ReadMetrics}, s.metrics)
+	api.Register(a, api.Op{ID: "retry-certificate", Method: post, Path: "/apps/{app}/certificates/retry", Summary: "Have a certificate for a host name tried at once", Action: access.ChangeApp}, s.retryCertificate)
 	api.Register(a, api.Op{ID: "get-proof", Method: get, Path: "/apps/{app}/proof", Summary: "What verifies an app", Action: access.ReadApp}, s.proof)
 	api.Register(a, api.Op{ID: "list-cron", Method: get, Path: "/apps/{app}/cron", Summary: "List cron jobs and their last runs", Action: access.ReadApp}, s.listCron)
 	api.Register(a, api.Op{ID: "run-cron", Method: post, Path: "/apps/{app}/cron/{job}/run", Summary: "Run a cron job now", Action: access.RunCron}, s.runCron)

@@ -10,7 +10,9 @@ import (
 	"github.com/bulwark-paas/bulwark/client"
 	"github.com/bulwark-paas/bulwark/internal/access"
 	"github.com/bulwark-paas/bulwark/internal/app"
+	"github.com/bulwark-paas/bulwark/internal/audit"
 	"github.com/bulwark-paas/bulwark/internal/certs/certsapi"
+	"github.com/bulwark-paas/bulwark/internal/node/nodeapi"
 )
 
 // ending tells which certificates should have been renewed and were not, long before they end: "ok" if there are none.
@@ -83,8 +85,35 @@ func (s *Server) listCertificates(ctx context.Context, actor access.Actor, _ *pl
 				st.Stage = certsapi.Waiting // the certs process has not said anything yet
 			}
 			out = append(out, client.Certificate{App: a.Name, Host: h, Stage: string(st.Stage), Issuer: st.Issuer, NotBefore: st.NotBefore, NotAfter: st.NotAfter,
-				RenewAt: st.RenewAt, Error: st.Error, Tried: st.Tried, Next: st.Next, Failures: st.Failures})
+				RenewAt: st.RenewAt, CAA: st.CAA, Error: st.Error, Tried: st.Tried, Next: st.Next, Failures: st.Failures})
 		}
 	}
 	return out, nil
+}
+
+// retryIn names a host of an app.
+type retryIn struct {
+	AppPath
+	Body struct {
+		Host bulwark.HostName `json:"host"`
+	}
+}
+
+// retryCertificate has an authority asked at once, where somebody has put right what was wrong.
+func (s *Server) retryCertificate(ctx context.Context, actor access.Actor, in *retryIn) (struct{}, error) {
+	a, err := app.ByName(ctx, s.db.Reader(), actor.Tenant(), in.App)
+	if err != nil {
+		return struct{}{}, err
+	}
+	domains, err := app.Domains(ctx, s.db.Reader())
+	if err != nil {
+		return struct{}{}, err
+	}
+	if !slices.Contains(domains[a.ID], in.Body.Host) {
+		return struct{}{}, bulwark.Fail(bulwark.KindNotFound, fmt.Sprintf("App %s has not claimed %s.", a.Name, in.Body.Host), "See bulwark domains.", nil)
+	}
+	if err := s.note(ctx, audit.Entry{Project: a.Project, Actor: actor.Person, Action: "certificate.retry", Resource: access.App(a.Name).String(), Outcome: "accepted", Detail: string(in.Body.Host)}); err != nil {
+		return struct{}{}, err
+	}
+	return struct{}{}, s.node.Call(ctx, "certificate.retry", nodeapi.HostName{Host: in.Body.Host}, nil)
 }

@@ -5,6 +5,7 @@ package acmetest
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -35,6 +36,7 @@ type Config struct {
 	NonceReject       int    // per cent of nonces that it refuses
 	Validity          time.Duration
 	EAB               map[string]string // key id to MAC key, base64url; empty: none is asked for
+	OCSP              string            // URL at which its certificates say that they are not revoked; empty: they do not
 	Blocked           []string          // domains that it issues nothing for
 	Names             *Names            // who tells it what the DNS says; nil: one for whom every name is 127.0.0.1
 }
@@ -73,12 +75,16 @@ func Start(c Config) (*CA, error) {
 	}
 	ca.Directory = fmt.Sprintf("https://localhost:%d/dir", ca.ports[0])
 	ca.management = fmt.Sprintf("https://localhost:%d", ca.ports[1])
+	algorithm := "ecdsa"
+	if c.OCSP != "" {
+		algorithm = "rsa" // Pebble gives no other key away, and whoever says what is revoked needs it
+	}
 	profiles := map[string]any{"default": map[string]any{"description": "for tests", "validityPeriod": int(c.Validity.Seconds())}}
 	b, err := json.Marshal(map[string]any{"pebble": map[string]any{
 		"listenAddress": fmt.Sprintf("127.0.0.1:%d", ca.ports[0]), "managementListenAddress": fmt.Sprintf("127.0.0.1:%d", ca.ports[1]),
 		"certificate": filepath.Join(c.Dir, "ca-cert.pem"), "privateKey": filepath.Join(c.Dir, "ca-key.pem"), "httpPort": c.HTTPPort, "tlsPort": c.TLSPort,
-		"ocspResponderURL": "", "externalAccountBindingRequired": len(c.EAB) > 0, "externalAccountMACKeys": c.EAB, "domainBlocklist": c.Blocked,
-		"retryAfter": map[string]int{"authz": 1, "order": 1}, "keyAlgorithm": "ecdsa", "profiles": profiles,
+		"ocspResponderURL": c.OCSP, "externalAccountBindingRequired": len(c.EAB) > 0, "externalAccountMACKeys": c.EAB, "domainBlocklist": c.Blocked,
+		"retryAfter": map[string]int{"authz": 1, "order": 1}, "keyAlgorithm": algorithm, "profiles": profiles,
 	}})
 	if err != nil {
 		return nil, err
@@ -156,6 +162,23 @@ func (ca *CA) Root() (*x509.Certificate, error) {
 		return nil, errors.New("acmetest: the root is not PEM")
 	}
 	return x509.ParseCertificate(block.Bytes)
+}
+
+// Intermediate is the certificate by which the authority signs now, and its key.
+func (ca *CA) Intermediate() (*x509.Certificate, crypto.Signer, error) {
+	b, err := ca.get(ca.management + "/intermediates/0")
+	if err != nil {
+		return nil, nil, err
+	}
+	k, err := ca.get(ca.management + "/intermediate-keys/0")
+	if err != nil {
+		return nil, nil, err
+	}
+	pair, err := tls.X509KeyPair(b, k)
+	if err != nil {
+		return nil, nil, err
+	}
+	return pair.Leaf, pair.PrivateKey.(crypto.Signer), nil
 }
 
 func (ca *CA) get(url string) ([]byte, error) {

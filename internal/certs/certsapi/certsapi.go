@@ -21,6 +21,8 @@ type Orders struct {
 	Updates *Updates `json:"updates,omitempty"`
 	// NameServer is "ADDRESS:PORT" of the name server to ask, empty for those that the host asks.
 	NameServer string `json:"name_server,omitempty"`
+	// Again counts how often somebody wanted a certificate for a host tried at once.
+	Again map[bulwark.HostName]uint64 `json:"again,omitempty"`
 }
 
 // Updates is a name server that takes updates (RFC 2136) signed by a key (RFC 8945).
@@ -68,6 +70,7 @@ type Status struct {
 	Tried     time.Time        `json:"tried,omitzero"`
 	Next      time.Time        `json:"next,omitzero"` // when it is tried again
 	Failures  int              `json:"failures,omitempty"`
+	CAA       []string         `json:"caa,omitempty"` // values of CAA records by which nobody but us gets a certificate for the host (RFC 8657)
 }
 
 // Kept is something that is kept for the process.

@@ -17,6 +17,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"path"
 	"slices"
@@ -68,15 +69,43 @@ func (k *Keeper) Close() error { return k.db.Close() }
 // Order says what certificates are wanted; who waits for that is told if it is something else than before.
 func (k *Keeper) Order(o certsapi.Orders) error {
 	slices.Sort(o.Hosts)
-	o.Version = ""
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.order(o, k.orders.Again)
+}
+
+// againTime is how often somebody may have one host tried at once: authorities count failures.
+const againTime = time.Minute
+
+// Again has a certificate for a host tried at once.
+func (k *Keeper) Again(host bulwark.HostName, now time.Time) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if !slices.Contains(k.orders.Hosts, host) {
+		return bulwark.Fail(bulwark.KindNotFound, fmt.Sprintf("No certificate is wanted for %s.", host), "See bulwark certs; claim the host name with bulwark domains add.", nil)
+	}
+	for _, s := range k.status {
+		if s.Host == host && now.Sub(s.Tried) < againTime {
+			return bulwark.Fail(bulwark.KindBusy, fmt.Sprintf("A certificate for %s was tried %s ago.", host, now.Sub(s.Tried).Round(time.Second)), "Authorities count failures: see with bulwark certs what went wrong, and try again in a minute.", nil)
+		}
+	}
+	again := maps.Clone(k.orders.Again)
+	if again == nil {
+		again = map[bulwark.HostName]uint64{}
+	}
+	again[host]++
+	return k.order(k.orders, again)
+}
+
+// order puts orders in the place of those before. The caller holds mu.
+func (k *Keeper) order(o certsapi.Orders, again map[bulwark.HostName]uint64) error {
+	o.Version, o.Again = "", again
 	b, err := json.Marshal(o)
 	if err != nil {
 		return err
 	}
 	sum := sha256.Sum256(b)
 	o.Version = hex.EncodeToString(sum[:16])
-	k.mu.Lock()
-	defer k.mu.Unlock()
 	if o.Version == k.orders.Version {
 		return nil
 	}

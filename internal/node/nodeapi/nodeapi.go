@@ -90,6 +90,11 @@ type Push struct {
 	Certificate []byte        `json:"certificate"`
 }
 
+// HostName names a host.
+type HostName struct {
+	Host bulwark.HostName `json:"host"`
+}
+
 // Nonce is the seed of git's certificate nonce for one push.
 type Nonce struct {
 	Seed string `json:"seed"`
