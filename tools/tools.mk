@@ -21,7 +21,7 @@ TOOLS_DIR := $(patsubst %/,%,$(dir $(abspath $(lastword $(MAKEFILE_LIST)))))
 
 DEPS_PACKAGES := gcc libc6-dev pkg-config libseccomp-dev git openssh-client mmdebstrap nftables e2fsprogs ca-certificates curl
 # Beside them what the tests alone need: systemd-analyze, and a checker for our scripts.
-TEST_PACKAGES := systemd shellcheck testssl.sh chromium-headless-shell knot
+TEST_PACKAGES := systemd shellcheck testssl.sh chromium-headless-shell knot slowhttptest
 ENGINE_MODULES := runc runsc shim buildkit
 CHECK_MODULES := golangci-lint govulncheck nfpm
 TEST_MODULES := registry pebble h2spec corpus
