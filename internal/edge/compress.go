@@ -150,7 +150,7 @@ func compressible(h http.Header, resp *http.Response) bool {
 	case http.StatusNoContent, http.StatusPartialContent, http.StatusNotModified:
 		return false
 	}
-	for _, k := range []string{"Content-Encoding", "Content-Range", "Content-Digest", "Digest", "Content-Md5"} {
+	for _, k := range []string{"Content-Encoding", "Content-Range", "Content-Digest", "Repr-Digest", "Digest", "Content-Md5"} {
 		if _, has := h[k]; has {
 			return false
 		}

@@ -108,6 +108,7 @@ func TestLeavesAsItIs(t *testing.T) {
 	cases := map[string]map[string]string{
 		"/encoded":   {"Content-Encoding": "br"},
 		"/signed":    {"Content-Digest": "sha-256=:AAAA:"},
+		"/whole":     {"Repr-Digest": "sha-256=:AAAA:"},
 		"/no":        {"Cache-Control": "max-age=3, no-transform"},
 		"/picture":   {"Content-Type": "image/png"},
 		"/part":      {"Content-Range": "bytes 0-9/10", "Status": "206"},
@@ -309,4 +310,32 @@ func FuzzAcceptEncoding(f *testing.F) {
 			t.Errorf("%q: %s", s, c.name)
 		}
 	})
+}
+
+// Who changes what they got compressed says by its tag that it is still what it was.
+func TestHoleTagsThatMatchNothing(t *testing.T) {
+	r := newRig(t, nil)
+	r.serve("a.example.org", backend(t, func(w http.ResponseWriter, q *http.Request) {
+		if q.Method == "PUT" {
+			io.WriteString(w, q.Header.Get("If-Match")+"|"+q.Header.Get("If-None-Match"))
+			return
+		}
+		w.Header().Set("ETag", `"v1"`)
+		w.Header().Set("Content-Type", "text/plain")
+		io.WriteString(w, strings.Repeat("0123456789", 1000))
+	}))
+	resp := fetch(t, r.client(true), "https://a.example.org/", "Accept-Encoding: br")
+	tag := resp.Header.Get("Etag")
+	q, _ := http.NewRequest("PUT", "https://a.example.org/", nil)
+	q.Header.Set("If-Match", tag+`, "other"`)
+	q.Header.Set("If-None-Match", tag)
+	put, err := r.client(true).Do(q)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, _ := io.ReadAll(put.Body)
+	put.Body.Close()
+	if tag != `W/"v1"` || string(b) != `"v1", "other"|W/"v1"` {
+		t.Errorf("%s becomes %s", tag, b)
+	}
 }

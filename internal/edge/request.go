@@ -161,10 +161,25 @@ func (x *exchange) passed(f func(k, v string)) bool {
 			if strings.IndexByte(v, '\n') >= 0 || strings.IndexByte(v, '\r') >= 0 || strings.IndexByte(v, 0) >= 0 {
 				return false
 			}
+			if k == "If-Match" {
+				v = strong(v)
+			}
 			f(k, v)
 		}
 	}
 	return true
+}
+
+// strong takes back what compression made of tags of answers: one that is weak matches nothing here (RFC 9110 §13.1.1), so nobody could change what they got compressed.
+func strong(tags string) string {
+	if !strings.Contains(tags, "W/") {
+		return tags
+	}
+	list := strings.Split(tags, ",")
+	for i, t := range list {
+		list[i] = strings.TrimPrefix(strings.TrimSpace(t), "W/")
+	}
+	return strings.Join(list, ", ")
 }
 
 // ownHeader says that a header, in canonical form, is never copied from the client: it is about the connection, or the

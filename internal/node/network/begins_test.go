@@ -126,6 +126,35 @@ func TestDatagramsAreAnswers(t *testing.T) {
 			if heard(other) {
 				t.Errorf("%s: another program there is sent something", host)
 			}
+			// Who asks from very many ports is answered at some of them, and goes on to be where they were before.
+			var many []net.PacketConn
+			for range 3 * asksBurst {
+				c, err := net.ListenPacket("udp", net.JoinHostPort(host, "0"))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				many = append(many, c)
+				if _, err := c.WriteTo([]byte("?"), edge.LocalAddr()); err != nil {
+					t.Error(err)
+				}
+			}
+			answered := 0
+			for _, c := range many {
+				say(c.LocalAddr())
+				_ = c.SetReadDeadline(time.Now().Add(time.Millisecond))
+				if _, _, err := c.ReadFrom(make([]byte, 10)); err == nil {
+					answered++
+				}
+				c.Close()
+			}
+			if answered < asksBurst/2 || answered > 2*asksBurst {
+				t.Errorf("%s: of %d ports that asked at once %d are answered", host, len(many), answered)
+			}
+			say(asks.LocalAddr())
+			if !heard(asks) {
+				t.Errorf("%s: who asked before them is not answered any more", host)
+			}
 			for _, c := range []net.PacketConn{edge, asks, other} {
 				c.Close()
 			}

@@ -49,6 +49,12 @@ const (
 	beginsBurst = 1000
 )
 
+// From how many ports one client may ask by datagrams: it is one for each connection of HTTP/3.
+const (
+	asksRate  = 20 // a second
+	asksBurst = 100
+)
+
 // Rules returns the whole of it, a pure function. It is about the packets of three users, and of who begins connections to the platform's own ports; it
 // says nothing of anybody else's, so what else the host has in rules stays as it is and counts as before.
 func (l Leaving) Rules() string {
@@ -125,13 +131,13 @@ func (l Leaving) Rules() string {
 		// What is in it is the kernel's: who began connections of late. It holds so many, and forgets them after a minute.
 		// And who sent datagrams, so that only they are answered. No connections are tracked for that: whoever floods could fill the table of these.
 		writeSet(&b, "asked"+kind, "ipv"+kind+"_addr . inet_service; flags dynamic,timeout; timeout 3m; size 262144", nil)
+		writeSet(&b, "asks"+kind, "ipv"+kind+"_addr; flags dynamic,timeout; timeout 1m; size 65535", nil)
 		writeSet(&b, "begins"+kind, "ipv"+kind+"_addr; flags dynamic,timeout; timeout 1m; size 65535", nil)
 	}
 	lines := []string{
 		"chain arrive {",
 		"\ttype filter hook input priority filter; policy accept;",
-		"\tudp dport @datagrams update @asked4 { ip saddr . udp sport }",
-		"\tudp dport @datagrams update @asked6 { ip6 saddr . udp sport }",
+		"\tudp dport @datagrams jump ask",
 		"\tiif lo accept",
 		"\tip saddr @upstreams4 accept",
 		"\tip6 saddr @upstreams6 accept",
@@ -141,6 +147,15 @@ func (l Leaving) Rules() string {
 		fmt.Sprintf("\tmeta nfproto ipv4 update @begins4 { ip saddr limit rate over %d/second burst %d packets } drop", beginsRate, beginsBurst),
 		// All addresses of one network of IPv6 are one client: whoever has one has all of them.
 		fmt.Sprintf("\tmeta nfproto ipv6 update @begins6 { ip6 saddr and ffff:ffff:ffff:ffff:: limit rate over %d/second burst %d packets } drop", beginsRate, beginsBurst),
+		"}",
+		"chain ask {",
+		"\tip saddr . udp sport @asked4 update @asked4 { ip saddr . udp sport } return",
+		"\tip6 saddr . udp sport @asked6 update @asked6 { ip6 saddr . udp sport } return",
+		// Else one address would fill the list by asking from all of its ports, and nobody new be answered.
+		fmt.Sprintf("\tmeta nfproto ipv4 update @asks4 { ip saddr limit rate over %d/second burst %d packets } return", asksRate, asksBurst),
+		fmt.Sprintf("\tmeta nfproto ipv6 update @asks6 { ip6 saddr and ffff:ffff:ffff:ffff:: limit rate over %d/second burst %d packets } return", asksRate, asksBurst),
+		"\tupdate @asked4 { ip saddr . udp sport }",
+		"\tupdate @asked6 { ip6 saddr . udp sport }",
 		"}",
 		"chain leave {",
 		"\ttype filter hook output priority filter; policy accept;",
