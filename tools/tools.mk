@@ -36,6 +36,11 @@ corpus-fetch = echo "fetching what the firewall is measured with" >&2; mkdir $$n
 	cp -r $$new/deb/usr/share/wfuzz/wordlist/Injections $$new/corpus/wfuzz; mkdir $$new/corpus/fortunes; \
 	cp -rL $$new/deb/usr/share/games/fortunes* $$new/corpus/fortunes; rm -rf $$new/deb
 
+# Its own installation would fetch lists from elsewhere, of which it needs that of preloaded hosts: here an empty one.
+observatory-fetch = echo "fetching the Observatory" >&2; cp -r $(TOOLS_DIR)/observatory $$new/observatory; \
+	(cd $$new/observatory && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >&2 && mkdir -p node_modules/@mdn/mdn-http-observatory/conf && \
+		echo '{}' > node_modules/@mdn/mdn-http-observatory/conf/hsts-preload.json)
+
 # The tags and the static, position-independent link of runc are those of its own Makefile, less libpathrs (a Rust
 # library that Debian 12 does not have; runc then takes its own Go code for the same checks).
 RUNC_FLAGS := -buildmode=pie -tags 'seccomp netgo osusergo urfave_cli_no_docs' \
@@ -63,7 +68,7 @@ ENGINE_KEY = $(eval ENGINE_KEY := $(shell cd $(TOOLS_DIR) && { $(GO) version; $(
 CHECK_KEY = $(eval CHECK_KEY := $(shell cd $(TOOLS_DIR) && { $(GO) version; $(GO) env GOOS GOARCH; \
 	cat $(foreach m,$(CHECK_MODULES),$m/go.mod $m/go.sum); } | sha256sum | cut -c1-16))$(CHECK_KEY)
 TEST_KEY = $(eval TEST_KEY := $(shell cd $(TOOLS_DIR) && { $(GO) version; $(GO) env GOOS GOARCH; echo $(CORPUS_PACKAGES); \
-	cat $(foreach m,$(TEST_MODULES),$m/go.mod $m/go.sum); } | sha256sum | cut -c1-16))$(TEST_KEY)
+	cat $(foreach m,$(TEST_MODULES),$m/go.mod $m/go.sum) observatory/*; } | sha256sum | cut -c1-16))$(TEST_KEY)
 ENGINE_BIN = $(BULWARK_CACHE)/tools/$(ENGINE_KEY)/bin
 CHECK_BIN = $(BULWARK_CACHE)/tools/$(CHECK_KEY)/bin
 TEST_BIN = $(BULWARK_CACHE)/tools/$(TEST_KEY)/bin
@@ -135,13 +140,14 @@ check-tools:
 	$(call go-build,govulncheck,0,govulncheck,golang.org/x/vuln/cmd/govulncheck,-ldflags '-s -w'); \
 	$(call go-build,nfpm,0,nfpm,github.com/goreleaser/nfpm/v2/cmd/nfpm,-ldflags '-s -w'))
 
-test-tools:
+test-tools: deps
 	$(call once,$(TEST_BIN),\
 	$(call go-build,registry,0,registry,github.com/distribution/distribution/v3/cmd/registry,-ldflags '-s -w'); \
 	$(call go-build,pebble,0,pebble,github.com/letsencrypt/pebble/v2/cmd/pebble,-ldflags '-s -w'); \
 	$(call go-build,pebble,0,pebble-challtestsrv,github.com/letsencrypt/pebble/v2/cmd/pebble-challtestsrv,-ldflags '-s -w'); \
 	$(call go-build,h2spec,0,h2spec,github.com/summerwind/h2spec/cmd/h2spec,-ldflags '-s -w'); \
-	$(corpus-fetch))
+	$(corpus-fetch); \
+	$(observatory-fetch))
 
 # Base images for tests and for a release, made once; "bulwark bases make" does the same on a server. Prints their directory;
 # with ARCHIVE=DIR it writes them into one file there, for "bulwark bases add".

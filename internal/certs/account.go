@@ -40,7 +40,7 @@ func (i *issuer) ours(ctx context.Context) (*acme.Account, error) {
 	if time.Since(i.keyMade) > i.keyAge && time.Since(i.rolled) > min(accountTry, i.keyAge) {
 		i.rolled = time.Now()
 		if err := i.roll(ctx); err != nil {
-			i.say("the key of an account was not changed", err)
+			i.unchanged(err)
 			i.account = nil // which key it has now is to be found out
 			if err := i.load(ctx); err != nil {
 				return nil, err

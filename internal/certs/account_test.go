@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"path/filepath"
@@ -27,7 +26,6 @@ func (b *bed) issuer() *issuer {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	i.say = func(what string, err error) { slog.New(slog.NewTextHandler(b.log, nil)).Warn(what, "error", err) }
 	return i
 }
 

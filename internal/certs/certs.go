@@ -204,7 +204,9 @@ func (m *manager) reconfigure(ctx context.Context, o certsapi.Orders) error {
 		if m.c.Pace.Account > 0 {
 			i.keyAge = m.c.Pace.Account
 		}
-		i.say = func(what string, err error) { m.c.Log.Warn(what, "authority", i.key, "error", sentence(err)) }
+		i.unchanged = func(err error) {
+			m.c.Log.Warn("the key of an account was not changed", "authority", i.key, "error", sentence(err))
+		}
 		asked = append(asked, i)
 		known[i.key] = true
 		issuers = append(issuers, i)

@@ -36,7 +36,8 @@ type issuer struct {
 	failed func(names []string, err error) // is told why a certificate was not issued
 
 	keyAge time.Duration // after which the account gets another key
-	say    func(what string, err error)
+	// unchanged is told that the account goes on with an old key.
+	unchanged func(error)
 
 	mu      sync.Mutex    // held while the account is made; guards what follows
 	account *acme.Account // nil until it was needed
@@ -64,7 +65,7 @@ func newIssuer(at certsapi.Authority, email string, kept certmagic.Storage, solv
 	}
 	// Two authorities on one host are two; so are two accounts with one.
 	sum := sha256.Sum256([]byte(at.Directory))
-	i := &issuer{at: at, email: email, kept: kept, failed: failed, keyAge: accountKeyAge, say: func(string, error) {}, key: u.Hostname() + "-" + hex.EncodeToString(sum[:6])}
+	i := &issuer{at: at, email: email, kept: kept, failed: failed, keyAge: accountKeyAge, unchanged: func(error) {}, key: u.Hostname() + "-" + hex.EncodeToString(sum[:6])}
 	i.client = &acmez.Client{Client: &acme.Client{Directory: at.Directory, UserAgent: agent, PollTimeout: 3 * time.Minute,
 		HTTPClient: &http.Client{Timeout: time.Minute, Transport: &http.Transport{TLSClientConfig: t, TLSHandshakeTimeout: 20 * time.Second,
 			ResponseHeaderTimeout: 40 * time.Second, MaxIdleConnsPerHost: 4, IdleConnTimeout: time.Minute, ForceAttemptHTTP2: true}}},

@@ -294,7 +294,7 @@ func (x *exchange) copyHeader(h http.Header, resp *http.Response) {
 		}
 		h[k] = v
 	}
-	x.guard.chosen.Load().headers.addTo(h, x.r)
+	x.guard.chosen.Load().headers.addTo(h, x.r, func() bool { return x.scriptless(resp) })
 	if x.e.altSvc != nil && x.r.ProtoMajor < 3 {
 		h["Alt-Svc"] = x.e.altSvc
 	}

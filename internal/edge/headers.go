@@ -68,7 +68,9 @@ var (
 
 // addTo sets the headers in an answer: the app's own where they are as strict, ours in the place of those that are not, unless the app's people gave
 // it the last word.
-func (p *headerPolicy) addTo(h http.Header, r *http.Request) {
+//
+// scriptless is asked whether a page has no script; nil: that is not known.
+func (p *headerPolicy) addTo(h http.Header, r *http.Request, scriptless func() bool) {
 	for i, name := range p.own.names {
 		app, set := h[name]
 		if !set {
@@ -101,11 +103,11 @@ func (p *headerPolicy) addTo(h http.Header, r *http.Request) {
 			h[name] = p.own.values[i]
 		}
 	}
-	p.addPolicies(h, r)
+	p.addPolicies(h, r, scriptless)
 }
 
 // addPolicies adds to the app's content security policy: of several, browsers keep to all.
-func (p *headerPolicy) addPolicies(h http.Header, r *http.Request) {
+func (p *headerPolicy) addPolicies(h http.Header, r *http.Request, scriptless func() bool) {
 	const name = "Content-Security-Policy"
 	app := h[name]
 	page, data := kindOf(h["Content-Type"])
@@ -121,6 +123,8 @@ func (p *headerPolicy) addPolicies(h http.Header, r *http.Request) {
 		}
 	case page && p.chosen != nil:
 		h[name] = append(append(app[:len(app):len(app)], p.chosen...), frameOwn)
+	case app == nil && page && scriptless != nil && scriptless():
+		h[name] = scriptlessOnly
 	case app == nil:
 		h[name] = frameOnly
 	default:
