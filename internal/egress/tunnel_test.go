@@ -298,6 +298,7 @@ func TestLimits(t *testing.T) {
 	if e := find(t, w.report(), "mirror.example.org", TooManyBytes); e.Verdict != Refused || e.Up > 100<<10 {
 		t.Errorf("%+v", e)
 	}
+	waitFor(t, func() bool { return find(t, w.report(), "mirror.example.org", "").Open == 2 }) // its client sees the end before it is given back
 	if status, _, _, _ := w.connect("mirror.example.org:9000"); status != 507 {
 		t.Errorf("after the bytes were spent: %d", status)
 	}
