@@ -233,10 +233,13 @@ func (s *summary) print(lines ...string) {
 // told matches the first line of what a test, or the runtime, says by its own words.
 var told = regexp.MustCompile(`^( *\w+\.go:\d+: |panic: |fatal error: |WARNING: DATA RACE)`)
 
-// missed is the part of a test's output in which it says what it missed: the beginning of each of its own words, and the lines up to
+// differs matches a line of a difference.
+var differs = regexp.MustCompile(`^ *[-+] `)
+
+// missed is the part of a test's output in which it says what it missed: the beginning of each of its own words, and the lines around
 // that in which a story tells its failure. Where there is none of both it is the end.
 func missed(output string) string {
-	const most, width, story = 30, 300, 20
+	const most, width, story, after = 30, 300, 16, 12
 	own := 8
 	if strings.Contains(output, " FAIL: ") {
 		own = 1
@@ -251,6 +254,9 @@ func missed(output string) string {
 			}
 		case strings.HasPrefix(strings.TrimSpace(l), "FAIL: "):
 			for n := max(0, i-story); n <= i; n++ {
+				show[n] = true
+			}
+			for n := i + 1; n < min(i+after, len(all)) && differs.MatchString(all[n]); n++ {
 				show[n] = true
 			}
 		}
