@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/bulwark-paas/bulwark"
+	"github.com/bulwark-paas/bulwark/internal/edge/schema"
 	"github.com/bulwark-paas/bulwark/internal/fdpass"
 )
 
@@ -39,8 +40,9 @@ type chosen struct {
 	mode    bulwark.WAFMode
 	limits  []limiter
 	headers *headerPolicy
-	traced  float64     // part of the requests that are told of as spans; 0: the client's word is passed on
-	clients *clientAuth // whom clients' certificates have to be of; nil: nobody asks
+	traced  float64        // part of the requests that are told of as spans; 0: the client's word is passed on
+	clients *clientAuth    // whom clients' certificates have to be of; nil: nobody asks
+	schema  *schema.Schema // what requests the app takes; nil: nobody said
 }
 
 // usual limits each client's requests to one app where nobody chose another limit: more than a browser does, less than what hurts.
@@ -142,6 +144,7 @@ func (g *guards) choose(s bulwark.Shield, before *chosen) *chosen {
 			c.clients = newClientAuth(s.ClientCA, g.policies.of(s.TLS))
 		}
 	}
+	c.schema = newSchema(s.Schema, before)
 	for _, l := range s.Limits {
 		if before != nil {
 			if at := slices.IndexFunc(before.limits, func(v limiter) bool { return !v.usual && v.limit == l }); at >= 0 {
