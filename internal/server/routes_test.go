@@ -109,6 +109,8 @@ func TestRoutes(t *testing.T) {
 			who, asked = one.Actor, 0
 			text, path, kind := body, fill.Replace(r.Path), "application/json"
 			switch {
+			case strings.HasSuffix(r.Path, "/certificates/retry"):
+				text = `{"host":"www.example.org"}`
 			case strings.HasSuffix(r.Path, "/scale"):
 				text = `{"formation":{"web":1}}`
 			case r.Method == http.MethodPost && strings.HasSuffix(r.Path, "/audit/witnessed"):
