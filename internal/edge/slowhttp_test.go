@@ -33,6 +33,7 @@ func TestSlowHTTP(t *testing.T) {
 		"ranges": {"-R", "-a", "5", "-b", "3000"}, "answers": {"-X", "-w", "1", "-y", "8", "-n", "5", "-z", "1"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel() // most of it is waiting
 			r := newRig(t, nil)
 			ca := newAuthority(t)
 			if err := r.issued.PutCertificates(t.Context(), []bulwark.Certificate{ca.issue(t, "", "localhost")}); err != nil {
