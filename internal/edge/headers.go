@@ -123,7 +123,7 @@ func (p *headerPolicy) addPolicies(h http.Header, r *http.Request, scriptless fu
 		}
 	case page && p.chosen != nil:
 		h[name] = append(append(app[:len(app):len(app)], p.chosen...), frameOwn)
-	case app == nil && page && scriptless != nil && scriptless():
+	case app == nil && page && !p.report && scriptless != nil && scriptless():
 		h[name] = scriptlessOnly
 	case app == nil:
 		h[name] = frameOnly
