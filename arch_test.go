@@ -41,12 +41,12 @@ var rules = []rule{
 		why: "the nouns are what all processes have in common, down to the one in an app's own container; what they import, all do",
 	},
 	{
-		who: []string{"internal/edge"}, only: []string{".", "internal/fdpass", "internal/sandbox", "internal/edge/waf", "internal/edge/schema", "internal/astable"},
+		who: []string{"internal/edge"}, only: []string{".", "internal/fdpass", "internal/sandbox", "internal/edge/waf", "internal/astable"},
 		why: "whoever owns the edge sees traffic and nothing else: no store, no keys, no driver may be in its memory",
 	},
 	{
-		who: []string{"internal/edge/waf", "internal/edge/schema", "internal/astable"}, only: nouns,
-		why: "they are guests in the edge: what two of them read strangers wrote, and the third is asked about each request",
+		who: []string{"internal/edge/waf", "internal/astable"}, only: nouns,
+		why: "they are guests in the edge: what one reads strangers wrote, and the other is asked about each request",
 	},
 	{
 		who: []string{"internal/dial"}, only: []string{".", "internal/fdpass", "internal/sandbox"},

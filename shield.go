@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -38,8 +39,6 @@ type Shield struct {
 	CSP CSPolicy `json:"csp,omitempty"`
 	// Trace is how many requests are told of as spans of traces.
 	Trace TraceShare `json:"trace,omitempty"`
-	// Schema is what requests the app takes; the firewall's mode says what becomes of others.
-	Schema Schema `json:"schema,omitempty"`
 }
 
 // Backend is the protocol by which the edge speaks to an app's instances.
@@ -263,7 +262,6 @@ type ShieldChange struct {
 	Keep   []SecurityHeader `json:"keep,omitempty"` // takes that back
 	CSP    CSPolicy         `json:"csp,omitempty"`  // CSPOff takes it away
 	Trace  TraceShare       `json:"trace,omitempty"`
-	Schema Schema           `json:"schema,omitempty"` // SchemaOff takes it away
 
 	Maintenance MaintenanceMode     `json:"maintenance,omitempty"`
 	Pages       map[PageName]string `json:"pages,omitempty"` // an empty one goes
@@ -321,9 +319,6 @@ func (s Shield) With(c ShieldChange) (Shield, error) {
 		s.Trace = ""
 	} else if c.Trace != "" {
 		s.Trace = c.Trace
-	}
-	if s.Schema, err = s.Schema.with(c.Schema); err != nil {
-		return s, err
 	}
 	s.Loosened = slices.DeleteFunc(slices.Concat(s.Loosened, c.Loosen), func(h SecurityHeader) bool { return slices.Contains(c.Keep, h) })
 	slices.Sort(s.Loosened)
@@ -470,17 +465,15 @@ type Refusal string
 
 // The refusals.
 const (
-	RefusedDeny        Refusal = "deny"         // the client's network is denied
-	RefusedCertificate Refusal = "certificate"  // the client has shown none that the app asks for
-	RefusedLimit       Refusal = "limit"        // more requests than are let through
-	RefusedChallenge   Refusal = "challenge"    // it has not computed what it was asked to
-	RefusedWAF         Refusal = "waf"          // taken for an attack
-	NotedWAF           Refusal = "waf-noted"    // taken for an attack, and passed on
-	SkippedWAF         Refusal = "waf-skipped"  // not looked at: too much else was to be done
-	RefusedSchema      Refusal = "schema"       // it does not fit the app's schema
-	NotedSchema        Refusal = "schema-noted" // it does not fit, and was passed on
-	RefusedBusy        Refusal = "busy"         // the app has more to do than it can
-	RefusedFlood       Refusal = "flood"        // the app was sent more than its share of what the edge can do
+	RefusedDeny        Refusal = "deny"        // the client's network is denied
+	RefusedCertificate Refusal = "certificate" // the client has shown none that the app asks for
+	RefusedLimit       Refusal = "limit"       // more requests than are let through
+	RefusedChallenge   Refusal = "challenge"   // it has not computed what it was asked to
+	RefusedWAF         Refusal = "waf"         // taken for an attack
+	NotedWAF           Refusal = "waf-noted"   // taken for an attack, and passed on
+	SkippedWAF         Refusal = "waf-skipped" // not looked at: too much else was to be done
+	RefusedBusy        Refusal = "busy"        // the app has more to do than it can
+	RefusedFlood       Refusal = "flood"       // the app was sent more than its share of what the edge can do
 )
 
 // ShieldStats is what the edge noted for an app in the last hour.
@@ -503,7 +496,6 @@ type ShieldExample struct {
 	Path   string    `json:"path"`            // without the query
 	Patch  PatchName `json:"patch,omitempty"` // that it met
 	Rules  []WAFRule `json:"rules,omitempty"`
-	Schema []string  `json:"schema,omitempty"` // where and why it does not fit, without a value of the client's
 }
 
 // WAFRule is a rule of the web application firewall that a request met.
@@ -513,4 +505,88 @@ type WAFRule struct {
 	// Severity is the rule's, by the numbers of syslog (RFC 5424): 2 is critical, 5 a notice.
 	Severity int    `json:"severity"`
 	Where    string `json:"where,omitempty"` // the variable in which it was found, such as ARGS:q
+}
+
+// String writes the change for records.
+func (c ShieldChange) String() string {
+	var words []string
+	if c.WAF != "" {
+		words = append(words, "waf "+string(c.WAF))
+	}
+	if c.TLS != "" {
+		words = append(words, "tls "+string(c.TLS))
+	}
+	if c.Challenge != "" {
+		words = append(words, "challenge "+string(c.Challenge))
+	}
+	if c.Backend != "" {
+		words = append(words, "backend "+string(c.Backend))
+	}
+	if c.ClientCA != "" {
+		words = append(words, "client-ca "+c.ClientCA.String())
+	}
+	if c.HSTS != "" {
+		words = append(words, "hsts "+string(c.HSTS))
+	}
+	for _, h := range c.Loosen {
+		words = append(words, "loosen "+string(h))
+	}
+	for _, h := range c.Keep {
+		words = append(words, "keep "+string(h))
+	}
+	if c.CSP != "" {
+		words = append(words, "csp "+string(c.CSP))
+	}
+	if c.Trace != "" {
+		words = append(words, "trace "+string(c.Trace))
+	}
+	if c.Maintenance != "" {
+		words = append(words, "maintenance "+string(c.Maintenance))
+	}
+	for _, n := range slices.Sorted(maps.Keys(c.Pages)) {
+		if c.Pages[n] == "" {
+			words = append(words, "no page "+string(n))
+		} else {
+			words = append(words, "page "+string(n))
+		}
+	}
+	for _, l := range c.Limit {
+		words = append(words, "limit "+l.String())
+	}
+	for _, n := range c.Unlimit {
+		words = append(words, "no limit "+n.String())
+	}
+	for _, list := range []struct {
+		word string
+		of   []netip.Prefix
+	}{{"allow", c.Allow}, {"deny", c.Deny}, {"forget", c.Forget}} {
+		for _, p := range list.of {
+			words = append(words, list.word+" "+p.String())
+		}
+	}
+	for _, n := range c.DenyAS {
+		words = append(words, "deny "+n.String())
+	}
+	for _, n := range c.ForgetAS {
+		words = append(words, "forget "+n.String())
+	}
+	for _, e := range c.Exclude {
+		words = append(words, "exclude "+e.String())
+	}
+	for _, e := range c.Include {
+		words = append(words, "include "+e.String())
+	}
+	return strings.Join(words, ", ")
+}
+
+// String writes the limit for people.
+func (l RateLimit) String() string { return l.Rate.String() + " " + LimitName{l.Per, l.Path}.String() }
+
+// String writes the name for people.
+func (n LimitName) String() string {
+	s := "per " + string(n.Per)
+	if n.Path != "" {
+		s += " at " + n.Path
+	}
+	return s
 }

@@ -37,7 +37,6 @@ named stays. The settings:
   hsts on|preload|off      have browsers keep to HTTPS for two years (the default), offer that for their lists, or have them forget it
   loosen|keep HEADER       let the app make a security header looser than ours, or stricter alone (the default)
   csp POLICY|report|off    give pages this content security policy, have browsers tell what one has to allow, or neither (the default)
-  schema FILE|off          check requests against this OpenAPI document (YAML or JSON), by the firewall's mode, or do not
   challenge on|off         have browsers compute for a moment before they are let in; programs are refused
   allow NETWORK            neither deny nor a limit is about this network
   deny NETWORK|all         refuse this network, or everybody who is not allowed
@@ -66,7 +65,7 @@ come at once.`
 }
 
 func shieldSettings() []string {
-	return []string{"waf", "tls", "backend", "client-ca", "hsts", "loosen", "keep", "csp", "trace", "schema", "challenge", "limit", "allow", "deny", "forget", "learn", "exclude", "include"}
+	return []string{"waf", "tls", "backend", "client-ca", "hsts", "loosen", "keep", "csp", "trace", "challenge", "limit", "allow", "deny", "forget", "learn", "exclude", "include"}
 }
 
 func (c *cli) shield(ctx context.Context, args []string, f shieldFlags) error {
@@ -135,8 +134,6 @@ func shieldSetting(c *bulwark.ShieldChange, word, value string, f shieldFlags) (
 		c.ClientCA, err = readClientCA(value)
 	case "trace":
 		c.Trace, err = bulwark.ParseTraceShare(value)
-	case "schema":
-		c.Schema, err = readSchema(value)
 	case "challenge":
 		c.Challenge, err = bulwark.ParseChallengeMode(value)
 	case "limit":
@@ -202,7 +199,7 @@ func (c *cli) showShield(ctx context.Context) error {
 	}
 	return c.result(v, func() {
 		c.head("%s shield", name)
-		c.fields("Firewall", firewallWords(v.Shield), "Limits", limitWords(v.Shield), "TLS", cmp.Or(string(v.Shield.TLS), string(bulwark.TLSIntermediate)), "Backend", string(v.Shield.Backend), "Client authorities", clientCAWords(v.Shield), "HSTS", string(v.Shield.HSTS), "Loosened", joined(v.Shield.Loosened), "Content policy", cspWords(v.Shield), "Traced", string(v.Shield.Trace), "Schema", schemaWords(v.Shield), "Challenge", challengeWords(v.Shield), "Maintenance", maintenanceWords(v.Shield), "Pages", joined(slices.Sorted(maps.Keys(v.Shield.Pages))), "Allowed", joined(v.Shield.Allow), "Denied", deniedWords(v.Shield),
+		c.fields("Firewall", firewallWords(v.Shield), "Limits", limitWords(v.Shield), "TLS", cmp.Or(string(v.Shield.TLS), string(bulwark.TLSIntermediate)), "Backend", string(v.Shield.Backend), "Client authorities", clientCAWords(v.Shield), "HSTS", string(v.Shield.HSTS), "Loosened", joined(v.Shield.Loosened), "Content policy", cspWords(v.Shield), "Traced", string(v.Shield.Trace), "Challenge", challengeWords(v.Shield), "Maintenance", maintenanceWords(v.Shield), "Pages", joined(slices.Sorted(maps.Keys(v.Shield.Pages))), "Allowed", joined(v.Shield.Allow), "Denied", deniedWords(v.Shield),
 			"Excluded", joined(v.Shield.Exclude))
 		c.showRefusals(v.Hour)
 		c.showCSP(v.Shield, v.Hour.CSP)
@@ -249,8 +246,6 @@ func refusals() []struct {
 		{bulwark.RefusedWAF, "refused: looked like an attack"},
 		{bulwark.NotedWAF, "passed on: looked like an attack"},
 		{bulwark.SkippedWAF, "passed on: not looked at, too much was to be done"},
-		{bulwark.RefusedSchema, "refused: does not fit the app's schema"},
-		{bulwark.NotedSchema, "passed on: does not fit the app's schema"},
 		{bulwark.RefusedPatch, "refused: met a virtual patch"},
 		{bulwark.NotedPatch, "passed on: met a virtual patch in its dry run"},
 		{bulwark.RefusedFlood, "refused: the app was sent more than its share of what the edge can do"},
@@ -342,13 +337,6 @@ func ruleWords(x bulwark.ShieldExample) string {
 	rules := x.Rules
 	if x.Patch != "" {
 		return "patch " + string(x.Patch)
-	}
-	if n := len(x.Schema); n > 0 {
-		s := x.Schema[0]
-		if n > 1 {
-			s += fmt.Sprintf(", and %d more", n-1)
-		}
-		return s
 	}
 	if len(rules) == 0 {
 		return ""

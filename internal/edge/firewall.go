@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/bulwark-paas/bulwark"
-	"github.com/bulwark-paas/bulwark/internal/edge/schema"
 	"github.com/bulwark-paas/bulwark/internal/edge/waf"
 )
 
@@ -97,8 +96,6 @@ type sight struct {
 	keeps   bool        // its body is looked at
 	// likeness is what is remembered of it if it is harmless; 0: nothing.
 	likeness uint64
-	schema   *schema.Schema // that it has to fit; nil: none
-	extent   schema.Extent  // of the body
 }
 
 // reply is the answer as it is looked at; nil: there was none.
@@ -170,14 +167,13 @@ func (f *firewall) noteOf(s *sight) {
 			s.guard.tally.note(s.example)
 		}
 	}()
-	fits := s.noteMisfit()
 	v := f.rules.Load().Look(&s.request, s.reply())
 	f.observe(s.request.ID, v)
 	if v.Attack {
 		s.example.Reason, s.example.Rules = bulwark.NotedWAF, telling(v.Rules)
 		s.guard.tally.note(s.example)
 		s.guard.learned.learn(s, v.Rules)
-	} else if fits && s.likeness != 0 {
+	} else if s.likeness != 0 {
 		s.guard.remember(s.likeness)
 	}
 }
@@ -239,7 +235,7 @@ func (x *exchange) inspected(c *chosen) bool {
 	case !blocks:
 		x.sight = s
 		if now {
-			s.body = &firstBytes{kept: s.request.Body, ended: x.extentRead(s.request.Body) == schema.Whole}
+			s.body = &firstBytes{kept: s.request.Body}
 			x.held -= int64(cap(s.request.Body)) // it is the sight's now
 		} else {
 			x.keepBody()
@@ -251,17 +247,10 @@ func (x *exchange) inspected(c *chosen) bool {
 		x.decline(bulwark.RefusedBusy, pageBusy)
 		return false
 	}
-	var misfits []schema.Violation
 	func() {
 		defer x.e.firewall.over(x.guard) // should the firewall trip over what it reads
-		if misfits = misfitsOf(c.schema, &s.request, x.extentRead(s.request.Body)); misfits == nil {
-			x.look, x.looked = x.e.firewall.rules.Load().Begin(&s.request), &s.request
-		}
+		x.look, x.looked = x.e.firewall.rules.Load().Begin(&s.request), &s.request
 	}()
-	if misfits != nil {
-		x.misfit(misfits)
-		return false
-	}
 	if x.look.Attack() {
 		x.attack()
 		return false
@@ -374,7 +363,6 @@ func (x *exchange) sighted() {
 		return
 	}
 	x.describe(s, c, body)
-	s.schema, s.extent = c.schema, x.extentSeen(s.body)
 	s.example = x.example(bulwark.SkippedWAF)
 	if x.guard.queued.Add(1) <= sightsOfApp && (s.body == nil || !s.body.dropped) && !s.answer.dropped {
 		select {
@@ -404,14 +392,12 @@ type firstBytes struct {
 	g       *guard
 	kept    []byte
 	dropped bool // there was no room
-	ended   bool // it was read to its end
 }
 
 // Read reads on, and keeps what is read.
 func (b *firstBytes) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	b.keep(p[:n])
-	b.ended = b.ended || err == io.EOF
 	return n, err
 }
 

@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/bulwark-paas/bulwark"
-	"github.com/bulwark-paas/bulwark/internal/edge/schema"
 	"github.com/bulwark-paas/bulwark/internal/fdpass"
 )
 
@@ -40,9 +39,8 @@ type chosen struct {
 	mode    bulwark.WAFMode
 	limits  []limiter
 	headers *headerPolicy
-	traced  float64        // part of the requests that are told of as spans; 0: the client's word is passed on
-	clients *clientAuth    // whom clients' certificates have to be of; nil: nobody asks
-	schema  *schema.Schema // what requests the app takes; nil: nobody said
+	traced  float64     // part of the requests that are told of as spans; 0: the client's word is passed on
+	clients *clientAuth // whom clients' certificates have to be of; nil: nobody asks
 }
 
 // usual limits each client's requests to one app where nobody chose another limit: more than a browser does, less than what hurts.
@@ -144,7 +142,6 @@ func (g *guards) choose(s bulwark.Shield, before *chosen) *chosen {
 			c.clients = newClientAuth(s.ClientCA, g.policies.of(s.TLS))
 		}
 	}
-	c.schema = newSchema(s.Schema, before)
 	for _, l := range s.Limits {
 		if before != nil {
 			if at := slices.IndexFunc(before.limits, func(v limiter) bool { return !v.usual && v.limit == l }); at >= 0 {

@@ -22,7 +22,6 @@ var (
 	pageDenied      = page{403, "You cannot come in from here", "The app does not serve your network.", ""}
 	pageCertificate = page{403, "A certificate is needed", "The app lets in who shows a certificate that its people gave out.", ""}
 	pageAttack      = page{403, "This request was refused", "It looks like an attack. If it was none, tell the people of the app the number below.", ""}
-	pageSchema      = page{403, "This request does not fit", "The app has said what requests it takes, and this is none of them. If it should be, tell the people of the app the number below.", ""}
 	pageChallenge   = page{403, "One moment", "The app is under attack. Your browser computes for a second, and then you are let in.", ""}
 	pageBrowsers    = page{403, "Browsers only", "The app is under attack, and lets browsers in alone.", ""}
 	pageNoRoute     = page{404, "There is nothing here", "No app answers for this name.", ""}

@@ -31,7 +31,7 @@ func (l *Ledger) setShield(tx *sql.Tx, app *App, c bulwark.ShieldChange) error {
 	if err != nil {
 		return err
 	}
-	if len(next.Pages) > 0 || next.Schema != "" {
+	if len(next.Pages) > 0 {
 		if err := roomOf(tx, app, len(b), `SELECT coalesce(sum(length(s.body)), 0) FROM shield s JOIN app a ON a.id = s.app JOIN project p ON p.id = a.project WHERE p.org = ? AND a.id <> ?`, app.ID); err != nil {
 			return err
 		}

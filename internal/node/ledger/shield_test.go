@@ -2,7 +2,6 @@ package ledger_test
 
 import (
 	"slices"
-	"strings"
 	"testing"
 
 	"github.com/bulwark-paas/bulwark"
@@ -49,26 +48,6 @@ func TestShield(t *testing.T) {
 	if _, err := f.Shield(f.ctx(), f.app); bulwark.KindOf(err) != bulwark.KindNotFound {
 		t.Errorf("of an app that is gone: %v", err)
 	}
-}
-
-// The largest schema that is one fits into a statement, together with what else is chosen.
-func TestShieldOfLargeSchema(t *testing.T) {
-	f, _ := newFull(t)
-	text := `{"openapi":"3.0.3","info":{"title":"Shop","version":"1"},"paths":{"/a":{}},"x":[0`
-	for len(text) < bulwark.MaxSchema-10 {
-		text += `,"abc"` // of six bytes two are escaped, as it is in documents, or more than that
-	}
-	text += strings.Repeat(" ", bulwark.MaxSchema-len(text)-2) + "]}"
-	s, err := bulwark.ParseSchema(text)
-	ok(t, err)
-	f.must(f.p, statement.KindShieldSet, f.app, statement.Shield{Change: bulwark.ShieldChange{Schema: s}})
-	all, err := f.Shields(f.ctx())
-	ok(t, err)
-	if len(all) != 1 || all[0].Shield.Schema != s {
-		t.Error("it is not what was signed")
-	}
-	f.refused(f.p, bulwark.KindTooLarge, statement.KindShieldSet, f.app, statement.Shield{Change: bulwark.ShieldChange{Schema: s + " "}})
-	f.must(f.p, statement.KindShieldSet, f.app, statement.Shield{Change: bulwark.ShieldChange{Schema: bulwark.SchemaOff}})
 }
 
 // A host of another app's that is part of a pattern with a shield is told with its own, which is none: the pattern's is not for it.
