@@ -228,17 +228,17 @@ type LearnedExclusion struct {
 	Message  string `json:"message"`  // the rule's
 	Requests int    `json:"requests"` // that met it
 	Answered int    `json:"answered"` // of them, those that the app answered with a status of 2xx or 3xx
-	Clients  int    `json:"clients"`  // networks that they came from; 16 stands for more, too
+	Clients  int    `json:"clients"`  // networks that they came from, of 24 bits (IPv6: 48); 16 stands for more, too
 	Example  string `json:"example"`  // id of one
 }
 
-// Ordinary says that the app took the requests for ordinary ones, and that several clients sent them.
+// Ordinary says that the app took the requests for ordinary ones, and that many clients sent them. An exclusion that holds for the whole app is never ordinary.
 func (l LearnedExclusion) Ordinary() bool {
-	return l.Clients >= ordinaryClients && l.Answered*10 >= l.Requests*9
+	return l.Path != "/" && l.Clients >= ordinaryClients && l.Answered*10 >= l.Requests*9
 }
 
 // ordinaryClients is from how many networks requests come that are the app's own: an attacker has some, too.
-const ordinaryClients = 3
+const ordinaryClients = 8
 
 // ShieldChange is what somebody wants changed of a Shield; what is not set stays.
 type ShieldChange struct {

@@ -28,7 +28,7 @@ another, so that the name goes on being served.`
 	remove := c.forApp(command("remove HOST", "Take away what you brought for a host name", "  $ bulwark certs remove www.example.org", exactly(1, "a host name"), c.removeCertificate))
 	retry := command("retry HOST", "Have an authority asked at once for a host name's certificate", "  $ bulwark certs retry www.example.org", exactly(1, "a host name"), c.retryCertificate)
 	retry.Long = `Has it tried at once to get or renew a certificate, where bulwark certs shows that it failed and you have put right what was wrong: by itself it is tried less and
-less often, up to every six hours. Authorities count failures, so it is tried once a minute at most.`
+less often, up to every six hours. Authorities count failures, so it is tried once a minute at most, and renewals once in half an hour for all names together.`
 	caa := command("caa HOST", "Show DNS records by which nobody else gets a certificate for a host name", "  $ bulwark certs caa example.org", exactly(1, "a host name"), c.showCAA)
 	caa.Long = `Shows CAA records that bind a host name to the accounts that this installation has with its certificate authorities (RFC 8657): whoever takes over the name's
 address, or the way there, gets no certificate for it then, from those authorities nor from others. Set them at whoever serves the name's DNS.`

@@ -190,8 +190,32 @@ func TestAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.until("issued", time.Minute, b.serves("a.example.org"))
-	// Of one that is there the process begins anew: another one looks what is due then.
-	if err := b.keep.Again("a.example.org", time.Now().Add(4*time.Minute)); err != nil {
+	b.until("it is told", 10*time.Second, func() error {
+		if s, err := b.status("a.example.org"); err != nil || s.Stage != certsapi.Issued {
+			return fmt.Errorf("%+v %w", s, err)
+		}
+		return nil
+	})
+	if err := b.keep.Again("a.example.org", time.Now().Add(4*time.Minute)); err == nil || !strings.Contains(err.Error(), "no renewal of it has failed") {
+		t.Error("what is good is tried:", err)
+	}
+}
+
+// Where a renewal fails the process begins anew for it, and not for every tenant as often as they like: issuing for all others would end each time.
+func TestHoleRenewalsAtOnce(t *testing.T) {
+	b := newBed(t, func(c *acmetest.Config) { c.Validity = 15 * time.Second })
+	b.run()
+	b.order("a.example.org")
+	b.until("issued", time.Minute, b.serves("a.example.org"))
+	b.ca.Stop()
+	b.until("a renewal fails", 30*time.Second, func() error {
+		if s, err := b.status("a.example.org"); err != nil || s.Error == "" {
+			return fmt.Errorf("%+v %w", s, err)
+		}
+		return nil
+	})
+	at := time.Now().Add(2 * time.Minute)
+	if err := b.keep.Again("a.example.org", at); err != nil {
 		t.Fatal(err)
 	}
 	b.until("it begins anew", 20*time.Second, func() error {
@@ -200,9 +224,8 @@ func TestAgain(t *testing.T) {
 		}
 		return nil
 	})
-	b.stop()
-	b.run()
-	if err := b.serves("a.example.org")(); err != nil {
-		t.Error(err)
+	if err := b.keep.Again("a.example.org", at.Add(2*time.Minute)); err == nil {
+		t.Error("it may be had to begin anew without end")
 	}
+	b.stop()
 }

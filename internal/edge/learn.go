@@ -3,7 +3,6 @@ package edge
 import (
 	"cmp"
 	"hash/maphash"
-	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -34,7 +33,7 @@ type learnedOf struct {
 
 // learn notes what a request met that was passed on.
 func (l *learned) learn(s *sight, rules []bulwark.WAFRule) {
-	client := maphash.String(alikeSeed, networkOf(s.request.Client))
+	client := maphash.String(alikeSeed, bulwark.CutClient(s.request.Client))
 	path := prefixOf(s.example.Path)
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -53,7 +52,7 @@ func (l *learned) learn(s *sight, rules []bulwark.WAFRule) {
 		}
 		v := l.seen[e]
 		if v == nil {
-			if len(l.seen) >= learnMost {
+			if len(l.seen) >= learnMost && !l.evict() {
 				continue
 			}
 			v = &learnedOf{message: r.Message, example: s.request.ID}
@@ -67,6 +66,17 @@ func (l *learned) learn(s *sight, rules []bulwark.WAFRule) {
 			v.clients = append(v.clients, client)
 		}
 	}
+}
+
+// evict makes room by an entry of one client alone: who invents arguments would keep everybody else's out. The caller holds mu.
+func (l *learned) evict() bool {
+	for e, v := range l.seen {
+		if len(v.clients) < 2 {
+			delete(l.seen, e)
+			return true
+		}
+	}
+	return false
 }
 
 // list is what was learned, what most clients met first, without what is excluded already.
@@ -102,13 +112,4 @@ func prefixOf(p string) string {
 		out += "/" + piece
 	}
 	return cmp.Or(out, "/")
-}
-
-// networkOf is the network of a client's address.
-func networkOf(client string) string {
-	at, err := netip.ParseAddr(client)
-	if err != nil {
-		return client
-	}
-	return network(at.Unmap()).String()
 }

@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"fmt"
 	"io"
 	"net/http"
 	"net/netip"
@@ -28,14 +29,19 @@ func TestLearns(t *testing.T) {
 		_, _ = io.ReadAll(resp.Body)
 	}
 	const script = "<script>alert(1)</script>"
-	for _, client := range []string{"192.0.2.1", "192.0.2.2", "2001:db8:1::1", "2001:db8:1::2"} {
+	clients := []string{"192.0.2.1", "192.0.2.2", "2001:db8:1::1", "2001:db8:1:2::2"} // of two networks
+	for n := range 6 {
+		clients = append(clients, fmt.Sprintf("203.0.%d.7", n))
+	}
+	for _, client := range clients {
+		ask(client, "/?q="+script)
 		ask(client, "/notes/17/edit?text="+script)
 		ask(client, "/search?q="+script)
 	}
 	for range 5 {
 		ask("198.51.100.9", "/login?user="+script)
 	}
-	s := r.stats(app, bulwark.NotedWAF, 13)
+	s := r.stats(app, bulwark.NotedWAF, 35)
 	find := func(path string) bulwark.LearnedExclusion {
 		t.Helper()
 		i := slices.IndexFunc(s.Learned, func(l bulwark.LearnedExclusion) bool { return l.Path == path && l.Rule == 941100 })
@@ -44,8 +50,11 @@ func TestLearns(t *testing.T) {
 		}
 		return s.Learned[i]
 	}
-	if l := find("/notes"); l.Arg != "text" || l.Requests != 4 || l.Clients != 3 || l.Answered != 4 || !l.Ordinary() {
+	if l := find("/notes"); l.Arg != "text" || l.Requests != 10 || l.Clients != 8 || l.Answered != 10 || !l.Ordinary() {
 		t.Errorf("%+v", l)
+	}
+	if l := find("/"); l.Clients != 8 || l.Ordinary() {
+		t.Errorf("what opens all of the app is taken for ordinary: %+v", l)
 	}
 	if l := find("/login"); l.Clients != 1 || l.Ordinary() {
 		t.Errorf("one client's is taken for ordinary: %+v", l)

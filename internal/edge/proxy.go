@@ -120,6 +120,11 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer func() {
 		if !over { // somebody tripped over what they read; net/http ends the connection, and the turn is for others
 			x.yield()
+			x.endLook()
+			if x.sight != nil {
+				p.edge.firewall.hold(x.guard, -x.sight.size())
+			}
+			x.letGo()
 		}
 	}()
 	x.conned, _ = r.Context().Value(connKey{}).(*clientConn)

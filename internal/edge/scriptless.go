@@ -15,10 +15,10 @@ const scriptlessPolicy = "script-src 'none'; object-src 'none'; " + frameOwn
 
 var scriptlessOnly = []string{scriptlessPolicy}
 
-// scriptless waits for the whole of a small page and tells whether it has neither scripts nor plug-ins.
+// scriptless waits for the whole of a small page and tells whether it has neither scripts nor plug-ins. Of one that the firewall has read already it is not known.
 func (x *exchange) scriptless(resp *http.Response) bool {
 	n := resp.ContentLength
-	if x.conn == nil || n <= 0 || n > scriptlessMost || resp.Header["Content-Encoding"] != nil || x.r.Method != "GET" || !plainPage(resp.Header["Content-Type"]) {
+	if x.conn == nil || x.replay || n <= 0 || n > scriptlessMost || resp.Header["Content-Encoding"] != nil || x.r.Method != "GET" || !plainPage(resp.Header["Content-Type"]) {
 		return false
 	}
 	if int64(x.conn.r.Buffered()) < n {

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/bulwark-paas/bulwark"
 )
 
 func TestHasNoScript(t *testing.T) {
@@ -27,7 +29,7 @@ func TestHasNoScript(t *testing.T) {
 func TestScriptless(t *testing.T) {
 	r := newRig(t, nil)
 	const page = "<!doctype html><title>Shop</title><p>Hello"
-	r.serve("a.example.org", backend(t, func(w http.ResponseWriter, q *http.Request) {
+	app := r.serve("a.example.org", backend(t, func(w http.ResponseWriter, q *http.Request) {
 		h := w.Header()
 		h.Set("Content-Type", "text/html; charset=utf-8")
 		switch q.URL.Path {
@@ -55,6 +57,13 @@ func TestScriptless(t *testing.T) {
 				t.Errorf("%s: %q, %d bytes", path, got, len(b))
 			}
 		}
+	}
+	// The firewall that blocks has read it before: nobody waits for it once more.
+	r.shield(app, bulwark.Shield{WAF: bulwark.WAFBlock})
+	get(t, r.client(true), "https://a.example.org/")
+	began := time.Now()
+	if resp, b := get(t, r.client(true), "https://a.example.org/"); b != page || resp.Header.Get("Content-Security-Policy") != frameOwn || time.Since(began) > holdTime {
+		t.Errorf("with the firewall that blocks: %q after %v", b, time.Since(began))
 	}
 	// One that comes in pieces is waited for, and one that stops is not waited for long.
 	l := tcp(t)

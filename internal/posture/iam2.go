@@ -98,6 +98,8 @@ func (rt apiRoute) body() any {
 	switch {
 	case rt.method == http.MethodGet, rt.bodiless:
 		return nil
+	case strings.HasSuffix(rt.path, "/certificates/retry"):
+		return map[string]any{"host": "www.example.org"}
 	case strings.HasSuffix(rt.path, "/scale"):
 		return map[string]any{"formation": map[string]int{"web": 1}}
 	case strings.HasSuffix(rt.path, "/posture/run"):

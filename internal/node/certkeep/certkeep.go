@@ -41,6 +41,7 @@ type Keeper struct {
 	orders certsapi.Orders
 	newer  chan struct{} // closed when orders change
 	status []certsapi.Status
+	anew   time.Time // when somebody last had a renewal tried at once
 }
 
 // Open opens the file with what is kept. The key, of 32 bytes, is the only one that reads it.
@@ -77,6 +78,9 @@ func (k *Keeper) Order(o certsapi.Orders) error {
 // againTime is how often somebody may have one host tried at once: authorities count failures.
 const againTime = time.Minute
 
+// anewTime is how often renewals may be tried at once, of all hosts together.
+const anewTime = 30 * time.Minute
+
 // Again has a certificate for a host tried at once.
 func (k *Keeper) Again(host bulwark.HostName, now time.Time) error {
 	k.mu.Lock()
@@ -84,10 +88,22 @@ func (k *Keeper) Again(host bulwark.HostName, now time.Time) error {
 	if !slices.Contains(k.orders.Hosts, host) {
 		return bulwark.Fail(bulwark.KindNotFound, fmt.Sprintf("No certificate is wanted for %s.", host), "See bulwark certs; claim the host name with bulwark domains add.", nil)
 	}
-	for _, s := range k.status {
-		if s.Host == host && now.Sub(s.Tried) < againTime {
-			return bulwark.Fail(bulwark.KindBusy, fmt.Sprintf("A certificate for %s was tried %s ago.", host, now.Sub(s.Tried).Round(time.Second)), "Authorities count failures: see with bulwark certs what went wrong, and try again in a minute.", nil)
+	at := slices.IndexFunc(k.status, func(s certsapi.Status) bool { return s.Host == host })
+	if at < 0 {
+		return bulwark.Fail(bulwark.KindBusy, fmt.Sprintf("How the certificate for %s stands is not known yet.", host), "Try again in a minute.", nil)
+	}
+	s := k.status[at]
+	if s.Stage == certsapi.Issued && (s.Error == "" || now.Before(s.RenewAt)) {
+		return bulwark.Fail(bulwark.KindConflict, fmt.Sprintf("The certificate for %s is good until %s, and no renewal of it has failed.", host, s.NotAfter.UTC().Format(time.DateOnly)), "It is renewed by itself.", nil)
+	}
+	if ago := now.Sub(s.Tried); ago < againTime {
+		return bulwark.Fail(bulwark.KindBusy, fmt.Sprintf("A certificate for %s was tried %s ago.", host, ago.Round(time.Second)), "Authorities count failures: see with bulwark certs what went wrong, and try again in a minute.", nil)
+	}
+	if s.Stage == certsapi.Issued { // the process begins anew for it, and with it what is under way for others
+		if ago := now.Sub(k.anew); ago < anewTime {
+			return bulwark.Fail(bulwark.KindBusy, fmt.Sprintf("Renewals were tried at once %s ago.", ago.Round(time.Second)), fmt.Sprintf("That is done once in %s for all host names together.", anewTime), nil)
 		}
+		k.anew = now
 	}
 	again := maps.Clone(k.orders.Again)
 	if again == nil {

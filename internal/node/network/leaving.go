@@ -298,5 +298,5 @@ func list(ctx context.Context, table string) ([]byte, error) {
 	return metered.ReplaceAll(out.Bytes(), nil), err
 }
 
-// metered are the sets whose content is the kernel's: who began connections of late.
-var metered = regexp.MustCompile(`(?s)\tset begins[46] \{.*?\n\t\}\n`)
+// metered are the sets whose content is the kernel's: who began connections and who asked by datagrams of late.
+var metered = regexp.MustCompile(`(?s)\tset (begins|asked|asks)[46] \{.*?\n\t\}\n`)
