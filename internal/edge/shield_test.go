@@ -9,12 +9,15 @@ import (
 	"io"
 	"net/http"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/bulwark-paas/bulwark"
+	"github.com/bulwark-paas/bulwark/internal/astable"
 	"github.com/bulwark-paas/bulwark/internal/edge/waf"
 )
 
@@ -540,4 +543,35 @@ func TestMaintenanceAndPages(t *testing.T) {
 			t.Errorf("a request's own fault: %v %q", res.Status, body)
 		}
 	})
+}
+
+// All networks of an operator are denied by its number; without the table that says which they are, nobody is let in.
+func TestDenyAS(t *testing.T) {
+	b, err := astable.Compile(strings.NewReader("127.0.0.0/8 64500\n192.0.2.0/24 64501\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "networks")
+	if err := os.WriteFile(path, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	table, err := astable.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		table *astable.Table
+		deny  bulwark.ASN
+		want  int
+	}{{table, 64500, 403}, {table, 64501, 200}, {nil, 64501, 403}} {
+		r := newRig(t, func(cfg *Config) { cfg.ASTable = c.table })
+		app := r.serve("a.example.org", backend(t, func(w http.ResponseWriter, q *http.Request) { io.WriteString(w, "ok") }))
+		if resp, _ := get(t, r.client(true), "https://a.example.org/"); resp.StatusCode != 200 {
+			t.Error("where nothing is denied:", resp.Status)
+		}
+		r.shield(app, bulwark.Shield{DenyAS: []bulwark.ASN{c.deny}})
+		if resp, _ := get(t, r.client(true), "https://a.example.org/"); resp.StatusCode != c.want {
+			t.Errorf("%s denied, a table: %t: %s", c.deny, c.table != nil, resp.Status)
+		}
+	}
 }

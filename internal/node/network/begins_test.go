@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -256,4 +257,14 @@ func connectFrom(from, to string, within time.Duration) error {
 		_ = t.SetLinger(0) // no port stays taken
 	}
 	return errors.Join(c.Close())
+}
+
+// What the kernel keeps in the sets that it fills itself is no sign that somebody changed the rules.
+func TestMetered(t *testing.T) {
+	for _, name := range []string{"begins4", "begins6", "asked4", "asked6", "asks4", "asks6"} {
+		listed := "table inet x {\n\tset " + name + " {\n\t\ttype ipv4_addr\n\t\telements = { 192.0.2.1 expires 1m }\n\t}\n\n\tset open4 {\n\t\ttype ipv4_addr\n\t}\n}\n"
+		if got := string(metered.ReplaceAll([]byte(listed), nil)); strings.Contains(got, "192.0.2.1") || !strings.Contains(got, "set open4") {
+			t.Errorf("%s: %s", name, got)
+		}
+	}
 }
